@@ -1,0 +1,1 @@
+"""Talking to servers: transport, streams, dialects, probes and engine processes."""

@@ -1,0 +1,1 @@
+"""Decisions: pure functions and values, with no I/O, clock or global chance."""
