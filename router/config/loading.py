@@ -1,0 +1,75 @@
+"""From a file to a configuration, or to all of its problems at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from router.config import pending, references, wording
+from router.config.document import MAX_BYTES, Document, Unreadable, read
+from router.config.problems import ConfigInvalid, Finding, KeyPath, Problem, dotted
+from router.config.root import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A valid configuration, and what its operator should know about it."""
+
+    config: Config
+    notices: tuple[Problem, ...]
+
+
+def load(path: Path, env: Mapping[str, str]) -> Loaded:
+    """Reads a configuration file. Raises ConfigInvalid with every problem that it has."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        text = content.decode("utf-8-sig", "replace" if len(content) > MAX_BYTES else "strict")
+    except UnicodeDecodeError as exc:
+        line = content[: exc.start].count(b"\n") + 1
+        raise _unusable(str(path), line, "The file is not UTF-8 text here.", "Save it as UTF-8.") from exc
+    except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
+        reason = getattr(exc, "strerror", None) or str(exc)
+        raise _unusable(str(path), 0, f"The file cannot be read: {reason}.", "Name a file with -c FILE.") from exc
+    return loads(text, env, str(path))
+
+
+def loads(text: str, env: Mapping[str, str], file_name: str = "<text>") -> Loaded:
+    """Reads a configuration from text; `file_name` stands in the problems. Raises ConfigInvalid."""
+    try:
+        document = read(text, env)
+    except Unreadable as exc:
+        raise _unusable(file_name, exc.line, exc.message, exc.remedy) from exc
+    config: Config | None = None
+    found = list(document.findings)
+    try:
+        config = Config.model_validate(document.tree)
+    except ValidationError as exc:
+        found += wording.findings(exc.errors(include_url=False))
+    found += references.findings(document.tree, env)
+    if config is None or found:
+        raise ConfigInvalid(_problems(file_name, document, found))
+    notices = [*references.warnings(document.tree, env), *pending.notices(document.tree)]
+    return Loaded(config, _problems(file_name, document, notices))
+
+
+def _unusable(file_name: str, line: int, message: str, remedy: str) -> ConfigInvalid:
+    return ConfigInvalid((Problem(file_name, line, "", message, remedy),))
+
+
+def _problems(file_name: str, document: Document, found: Iterable[Finding]) -> tuple[Problem, ...]:
+    """The findings with their places, in the order of the file; of several at one key only the first one."""
+    first: dict[KeyPath, Finding] = {}
+    for finding in found:
+        first.setdefault(finding.path, finding)
+    problems = [_problem(file_name, document.line(path), finding) for path, finding in first.items()]
+    return tuple(sorted(problems, key=lambda problem: problem.line))
+
+
+def _problem(file_name: str, line: int, finding: Finding) -> Problem:
+    key = dotted(finding.path)
+    subject = key or "The configuration"
+    return Problem(file_name, line, key, f"{subject} {finding.message}", finding.remedy)

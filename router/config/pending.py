@@ -1,0 +1,61 @@
+"""Keys that are accepted and checked, but not in effect in this version. One row a key; a feature that lands removes its row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from router.config.document import Tree
+from router.config.problems import Finding, KeyPath
+
+
+def _always(value: Tree) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A key (`*`: any name) that does nothing yet, and what happens instead."""
+
+    key: str
+    instead: str
+    concerns: Callable[[Tree], bool] = _always
+
+
+PENDING: tuple[Pending, ...] = (
+    Pending("server.workers", "Crossfade runs as one process.", lambda value: str(value) != "1"),
+    Pending("server.clients", "Only the keys of keys_env are accepted, without limits or priorities per client."),
+    Pending("server.admin", "There is no admin API."),
+    Pending("store.*", "Nothing is written; state and history last as long as the process."),
+    Pending("backends.*.kind", "Calls to it fail over to the next backend.", lambda value: value == "litellm"),
+    Pending("backends.*.engine", "Start the engine yourself; Crossfade only calls it."),
+    Pending("backends.*.on_client_gone", "The call is cancelled.", lambda value: value == "drain"),
+    Pending("backends.*.timeouts.ping_after_s", "No `: ping` comments are sent."),
+    Pending("models.*.on.*.same_model", "It decides about resuming, and streams are not resumed."),
+    Pending("models.*.on.*.continues", "It decides about resuming, and streams are not resumed."),
+    Pending("models.*.hedge", "No second attempt is started beside a slow one."),
+    Pending("models.*.resume", "A stream that breaks ends with one error event.", lambda value: value != {"by": []}),
+    Pending("models.*.accept", "Answers are passed on as they are."),
+    Pending("models.*.rollout", "Shares stay as `split` says."),
+    Pending("models.*.shadow", "No copies are sent."),
+    Pending("models.*.sampling", "Requests are sent on as they are."),
+    Pending("models.*.timeouts.ping_after_s", "No `: ping` comments are sent."),
+)
+
+
+def notices(tree: Tree) -> Iterator[Finding]:
+    """A notice for each key of the file that is not in effect yet; keys left empty are not worth one."""
+    for row in PENDING:
+        for path, value in _matches(tree, row.key.split("."), ()):
+            if value not in (None, [], {}) and row.concerns(value):
+                subject = f"{value} is" if row.key.endswith(".kind") else "is"
+                yield Finding(path, f"{subject} not in effect in this version.", row.instead)
+
+
+def _matches(tree: Tree, pattern: list[str], path: KeyPath) -> Iterator[tuple[KeyPath, Tree]]:
+    if not pattern:
+        yield path, tree
+    elif isinstance(tree, dict):
+        for name in list(tree) if pattern[0] == "*" else [pattern[0]]:
+            if name in tree:
+                yield from _matches(tree[name], pattern[1:], (*path, name))
