@@ -1,0 +1,129 @@
+"""What an answer says, read as little as possible: one chunk of a stream, or one whole body, in the OpenAI family of APIs.
+
+A chunk is decoded into a handful of typed fields (0.7 µs), never into a tree; what is passed on are the backend's own bytes.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from backends.errors import Failed, ProtocolBroken
+from backends.faults import fault_of_error
+
+ABORT = "abort"  # vLLM's word for "the engine stopped working on this"; no value of OpenAI's, never an end
+
+
+class _Delta(msgspec.Struct, gc=False):
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    tool_calls: list[msgspec.Raw] | None = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    delta: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class Chunk(msgspec.Struct, gc=False):
+    """One event of a stream of chat completions or completions."""
+
+    model: str | None = None
+    choices: list[_Choice] | None = None
+    error: msgspec.Raw | None = None
+
+    @property
+    def has_content(self) -> bool:
+        """Whether it carries text, reasoning or a piece of a tool call: what commits a call."""
+        for choice in self.choices or ():
+            delta = choice.delta
+            if choice.text or (delta is not None and _says_something(delta)):
+                return True
+        return False
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why a choice ended, if this chunk ends one."""
+        for choice in self.choices or ():
+            if choice.finish_reason:
+                return choice.finish_reason
+        return None
+
+
+def _says_something(delta: _Delta) -> bool:
+    return bool(delta.content or delta.reasoning or delta.reasoning_content or delta.tool_calls or delta.refusal)
+
+
+class _WholeChoice(msgspec.Struct, gc=False):
+    finish_reason: str | None = None
+
+
+class _Whole(msgspec.Struct, gc=False):
+    model: str | None = None
+    choices: list[_WholeChoice] | None = None
+    data: list[msgspec.Raw] | None = None
+    error: msgspec.Raw | None = None
+
+
+_CHUNK = msgspec.json.Decoder(Chunk)
+_WHOLE = msgspec.json.Decoder(_Whole)
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def read_chunk(data: bytes) -> Chunk:
+    """One event's data. Raises ProtocolBroken where it is not JSON of the right shape, the stream's own error where it is one."""
+    try:
+        chunk = _CHUNK.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise ProtocolBroken(f"a malformed event in the stream: {exc}") from exc
+    if chunk.error is not None:
+        raise fault_of_error(data)
+    if chunk.finish_reason == ABORT:
+        raise Failed("the engine aborted the answer")
+    return chunk
+
+
+def check_whole(kind: str, body: bytes) -> str | None:
+    """The `model` that a whole answer of `kind` names. Raises BackendError where the body is no answer."""
+    try:
+        whole = _WHOLE.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise ProtocolBroken(f"the answer is not the JSON of a {kind} answer: {exc}") from exc
+    if whole.error is not None:
+        raise fault_of_error(body)
+    if kind in ("chat", "completions"):
+        if not whole.choices:
+            raise ProtocolBroken("the answer has no choices")
+        if any(choice.finish_reason == ABORT for choice in whole.choices):
+            raise Failed("the engine aborted the answer")
+    elif kind == "embeddings" and not whole.data:
+        raise ProtocolBroken("the answer has no embeddings")
+    return whole.model
+
+
+class Renaming:
+    """Puts the name that the client asked for in the place of the backend's own, in chunks and in whole bodies.
+
+    `"model":"x"` as raw bytes cannot stand inside a JSON string (its quotes would be escaped), so the bytes may be replaced
+    without parsing. Where the backend writes it otherwise (spaces, escapes), the top level is parsed and written again.
+    """
+
+    __slots__ = ("_new", "_old", "name")
+
+    def __init__(self, backends_name: str, name: str):
+        self.name = name
+        self._old = b'"model":%b' % msgspec.json.encode(backends_name)
+        self._new = b'"model":%b' % msgspec.json.encode(name)
+
+    def apply(self, data: bytes, said: str | None) -> bytes:
+        """`data` with the client's name; `said` is the model that the backend named in it."""
+        if said is None or said == self.name:
+            return data
+        start = data.find(self._old)
+        if start >= 0:
+            return b"%b%b%b" % (data[:start], self._new, data[start + len(self._old) :])
+        fields = _OBJECT.decode(data)
+        fields["model"] = msgspec.Raw(msgspec.json.encode(self.name))
+        return msgspec.json.encode(fields)

@@ -1,0 +1,67 @@
+"""How an attempt on a backend can end badly: one type a cause, each saying who failed and whether the backend may have acted."""
+
+from __future__ import annotations
+
+
+class BackendError(Exception):
+    """The base of everything that an attempt may raise.
+
+    `status` is the backend's HTTP status, None where it sent none; `body` is what it said, at most
+    `backends.exchange.ERROR_BODY_BYTES` of it. Neither reaches a client unread: `router.faults` writes what clients see.
+    """
+
+    def __init__(
+        self, message: str, *, status: int | None = None, body: bytes = b"", retry_after_s: float | None = None
+    ):
+        super().__init__(message)
+        self.status = status
+        self.body = body
+        self.retry_after_s = retry_after_s
+
+
+class ConnectFailed(BackendError):
+    """Nothing was sent: the connection could not be made in time, or died before any byte of an answer (after one safe replay)."""
+
+
+class Refused(BackendError):
+    """The backend is too busy (429, 503) and said so before doing any work; `retry_after_s` is its own estimate, if it gave one."""
+
+
+class Rejected(BackendError):
+    """The call's own fault (400, 413, 422 ...): any backend would say so. Passed on once, never counted against the backend."""
+
+
+class Overflow(Rejected):
+    """The prompt is longer than this backend's context; a backend with a larger context may still answer."""
+
+
+class NotServed(BackendError):
+    """The backend does not have this model or route now: a wrong name, an unloaded model, an old version."""
+
+
+class KeyRefused(BackendError):
+    """The backend refuses the router's own key (401, 403): the operator's problem, never the client's."""
+
+
+class FirstTokenTimeout(BackendError):
+    """No content came in time. The backend may still be working on it; the connection is closed to stop it."""
+
+
+class AnswerTimeout(BackendError):
+    """A non-streamed answer was not whole in time. The backend may still be working on it; the connection is closed to stop it."""
+
+
+class Failed(BackendError):
+    """The backend answered with a 5xx, or with an error inside a 200, before any content."""
+
+
+class ProtocolBroken(BackendError):
+    """What came back is not an answer: bad framing, HTML, an empty stream, malformed JSON, a redirect."""
+
+
+class StreamBroken(BackendError):
+    """The stream ended, stalled or turned into an error after content had been sent on to the client."""
+
+
+class DeadlinePassed(BackendError):
+    """The call's own deadline passed during the attempt; says nothing about the backend."""

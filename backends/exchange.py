@@ -1,0 +1,208 @@
+"""One request and its answer on one connection, under one time limit that is pushed forward rather than re-armed.
+
+Theory
+------
+A call has at most three waits: for the head, for the first content, for the end. Each waits on one future; the bytes in
+between are pushed into a sink without waking anybody. The limit is an instant, `limit_s`: whoever sees progress assigns a
+later instant (one attribute write per chunk); the timer that fires at the old one finds it moved and sleeps on. So a stream
+of a thousand chunks arms a handful of timers instead of a thousand.
+
+Example: between_tokens_s = 30, a chunk every 10 ms for 60 s: two timers, six thousand assignments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from backends.errors import BackendError, FirstTokenTimeout, ProtocolBroken
+from backends.http1 import Connection
+
+ERROR_BODY_BYTES = 65_536  # vLLM's largest captured error body is 2 KB; what is longer is cut
+MAX_BUFFERED_BYTES = 1_048_576  # bytes taken in before anybody reads them; then the backend is made to wait
+
+Sink = Callable[[bytes], bool | None]  # True: enough for now, let `pump` return
+ErrorFactory = Callable[[], BackendError]
+
+
+class Exchange:
+    """The receiver of one answer: buffers until somebody pumps, then pushes; fails whoever waits when the limit passes."""
+
+    __slots__ = (
+        "_buffer",
+        "_buffered",
+        "_connection",
+        "_ended",
+        "_error",
+        "_limit_error",
+        "_loop",
+        "_sink",
+        "_timer",
+        "_waiter",
+        "got_bytes",
+        "headers",
+        "limit_s",
+        "status",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit_s: float, limit_error: ErrorFactory | None = None):
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.got_bytes = False
+        self.limit_s = limit_s
+        self._limit_error: ErrorFactory = limit_error or _no_content
+        self._loop = loop
+        self._connection: Connection | None = None
+        self._sink: Sink | None = None
+        self._buffer: list[bytes] = []
+        self._buffered = 0
+        self._ended = False
+        self._error: BackendError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer = loop.call_at(limit_s, self._due)
+
+    # -- the caller's side -------------------------------------------------------------------------
+
+    def start(self, connection: Connection, request: bytes) -> None:
+        """Send the request. Raises ConnectionError where a kept connection turns out to be gone."""
+        self._connection = connection
+        self._error = None
+        connection.send(request, self)
+
+    async def head(self) -> None:
+        """Wait until status and headers are there. Raises BackendError."""
+        while not self.status:
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+
+    async def pump(self, sink: Sink) -> None:
+        """Push every piece of the body into `sink` as it comes, until the sink has enough (it returns True) or the body ends.
+
+        What comes between two pumps is kept for the second. Raises BackendError, the sink's own included.
+        """
+        while self._buffer:
+            data = self._buffer.pop(0)
+            self._buffered -= len(data)
+            if sink(data):
+                return
+        self._sink = sink
+        self.resume_reading()
+        while not self._ended and self._sink is not None:
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """The whole body. Raises ProtocolBroken where it is longer than `limit_bytes`."""
+        if self._ended and len(self._buffer) == 1:
+            return self._buffer[0]
+        parts: list[bytes] = []
+        size = 0
+
+        def collect(data: bytes) -> None:
+            nonlocal size
+            size += len(data)
+            if size > limit_bytes:
+                raise ProtocolBroken(f"the answer is longer than {limit_bytes} bytes")
+            parts.append(data)
+
+        await self.pump(collect)
+        return b"".join(parts)
+
+    def set_limit(self, limit_s: float, error: ErrorFactory) -> None:
+        """Change what is being waited for: until `limit_s`, an instant of the loop's clock, else `error()`."""
+        self.limit_s = limit_s
+        self._limit_error = error
+        if limit_s < self._timer.when():
+            self._timer.cancel()
+            self._timer = self._loop.call_at(limit_s, self._due)
+
+    def abort(self, error: BackendError) -> None:
+        """End the exchange from outside: the connection is closed and whoever waits gets `error`."""
+        if self._ended or self._error is not None:
+            return
+        if self._connection is not None:
+            self._connection.close()
+        self._error = error
+        self._wake()
+
+    def release(self) -> Connection | None:
+        """Leave, by any door: the connection if it may carry another exchange, else None, and then it is closed."""
+        self._timer.cancel()
+        connection, self._connection = self._connection, None
+        self._sink = None
+        if connection is None:
+            return None
+        if self._ended and connection.is_idle:
+            return connection
+        connection.close()
+        return None
+
+    def pause_reading(self) -> None:
+        if self._connection is not None:
+            self._connection.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._connection is not None:
+            self._connection.resume_reading()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the whole message has arrived."""
+        return self._ended
+
+    # -- backends.http1.Receiver -------------------------------------------------------------------
+
+    def on_head(self, status: int, headers: dict[str, str]) -> None:
+        self.got_bytes = True
+        self.status = status
+        self.headers = headers
+        self._wake()
+
+    def on_body(self, data: bytes) -> None:
+        sink = self._sink
+        if sink is None:
+            self._buffer.append(data)
+            self._buffered += len(data)
+            if self._buffered > MAX_BUFFERED_BYTES:
+                self.pause_reading()
+            return
+        try:
+            if sink(data):
+                self._sink = None
+                self._wake()
+        except BackendError as error:
+            self.abort(error)
+
+    def on_end(self) -> None:
+        self._ended = True
+        self._wake()
+
+    def on_broken(self, error: BackendError) -> None:
+        self._error = error
+        self._wake()
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    async def _wait(self) -> None:
+        waiter = self._waiter = self._loop.create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _due(self) -> None:
+        if self._loop.time() < self.limit_s:
+            self._timer = self._loop.call_at(self.limit_s, self._due)
+            return
+        self.abort(self._limit_error())
+
+
+def _no_content() -> BackendError:
+    return FirstTokenTimeout("no content came in time")

@@ -1,0 +1,160 @@
+"""What a backend's refusal means: its status and error text, in every dialect's wording, to one error of `backends.errors`.
+
+The same reading serves an HTTP status, an error inside a 200, and an error event in a stream, because backends use all three for
+the same causes: LM Studio answers 200 to unknown routes, vLLM reports an overload on a stream as 200 with an error event, and
+context overflow comes in six wordings (captures and issue reports of vLLM 0.32, 0.33, LM Studio 0.3 to 0.4.23, llama.cpp).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import msgspec
+
+from backends.errors import (
+    BackendError,
+    Failed,
+    KeyRefused,
+    NotServed,
+    Overflow,
+    ProtocolBroken,
+    Refused,
+    Rejected,
+)
+
+MAX_MESSAGE_CHARS = 2_000  # of a backend's error text that may reach a client; vLLM's validation dumps repeat the input
+
+# Every wording of "the prompt does not fit" seen so far.
+_OVERFLOW = re.compile(
+    r"maximum context length|exceeds? (?:the )?(?:model's )?(?:available )?context|context the overflows"
+    r"|does not fit in context|greater than the context length|exceeds the max_model_len|exceed_context_size"
+    r"|cannot truncate prompt|context_length_exceeded",
+    re.IGNORECASE,
+)
+# LM Studio reports a missing model as the call's fault (400); it is the backend's.
+_NOT_SERVED = re.compile(
+    r"no models? (?:is |are )?loaded|model is unloaded|model (?:has )?unloaded|operation canceled|failed to load model"
+    r"|unexpected endpoint or method|loading model|model_not_found",
+    re.IGNORECASE,
+)
+
+
+class _ErrorObject(msgspec.Struct):
+    message: str | None = None
+    type: str | None = None
+    code: int | str | None = None
+    param: str | None = None
+
+
+class _Envelope(msgspec.Struct):
+    error: _ErrorObject | str | None = None
+    message: str | None = None
+    detail: msgspec.Raw = msgspec.Raw()
+    code: int | str | None = None
+    type: str | None = None
+
+
+_ENVELOPE = msgspec.json.Decoder(_Envelope, strict=False)
+
+
+class ErrorText(msgspec.Struct, frozen=True):
+    """What a backend's error says: its words, and the code that it gives (an HTTP-like status, or a name)."""
+
+    message: str
+    code: int | str | None = None
+    type: str | None = None
+    param: str | None = None
+
+
+def error_text(body: bytes) -> ErrorText | None:
+    """The error inside `body` in any known form (OpenAI's object, a string, vLLM's old flat form, FastAPI's detail), or None."""
+    try:
+        envelope = _ENVELOPE.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    error = envelope.error
+    if isinstance(error, str):
+        return ErrorText(error[:MAX_MESSAGE_CHARS], envelope.code, envelope.type)
+    if error is not None:
+        return ErrorText((error.message or "unknown error")[:MAX_MESSAGE_CHARS], error.code, error.type, error.param)
+    if envelope.detail:
+        return ErrorText(
+            bytes(envelope.detail).decode("utf-8", "replace")[:MAX_MESSAGE_CHARS], envelope.code, envelope.type
+        )
+    if envelope.message is not None and envelope.type is not None:
+        return ErrorText(envelope.message[:MAX_MESSAGE_CHARS], envelope.code, envelope.type)
+    return None
+
+
+def fault_of_answer(status: int, headers: Mapping[str, str], body: bytes) -> BackendError:
+    """The error that an answer with a status other than 2xx stands for."""
+    text = error_text(body)
+    said = text.message if text else body[:200].decode("utf-8", "replace")
+    return _fault(status, said, body, retry_after_s(headers.get("retry-after"), datetime.now(UTC)))
+
+
+def fault_of_error(body: bytes) -> BackendError:
+    """The error that an error object inside a 200, or an error event, stands for: read by its own code and text."""
+    text = error_text(body)
+    if text is None:
+        return ProtocolBroken("the backend answered 200 with something that is no answer", body=body)
+    return _fault(_status_of(text), text.message, body, None)
+
+
+def _status_of(text: ErrorText) -> int:
+    if isinstance(text.code, int) and 400 <= text.code <= 599:
+        return text.code
+    if isinstance(text.code, str) and re.fullmatch(r"[45]\d\d", text.code):
+        return int(text.code)
+    is_callers = text.type in (
+        "invalid_request_error",
+        "BadRequestError",
+        "exceed_context_size_error",
+        "content_filter",
+    )
+    return 400 if is_callers else 500
+
+
+def _fault(status: int, said: str, body: bytes, wait_s: float | None) -> BackendError:
+    if 300 <= status < 400:
+        return ProtocolBroken(
+            f"the backend answered with a redirect ({status}), which is never followed", status=status
+        )
+    if _OVERFLOW.search(said) and status < 500:
+        return Overflow(said, status=status, body=body)
+    if _NOT_SERVED.search(said):
+        return NotServed(said, status=status, body=body)
+    kind: type[BackendError]
+    if status in (401, 403):
+        kind = KeyRefused
+    elif status in (404, 405, 501):
+        kind = NotServed
+    elif status in (429, 503):
+        return Refused(said, status=status, body=body, retry_after_s=wait_s)
+    elif 400 <= status < 500 and status != 408:
+        kind = Rejected
+    else:
+        kind = Failed
+    return kind(said, status=status, body=body)
+
+
+def retry_after_s(value: str | None, now: datetime) -> float | None:
+    """Seconds to wait from a `retry-after` header: delay-seconds or an HTTP date (RFC 9110 section 10.2.3); None if there is none.
+
+    What is not valid is ignored; a date in the past is 0.
+    """
+    if value is None:
+        return None
+    value = value.strip()
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value, re.ASCII):
+        return float(value)
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return max(0.0, (when - now).total_seconds())

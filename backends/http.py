@@ -1,0 +1,145 @@
+"""A replica of an OpenAI-compatible backend over HTTP: `async with replica.open(call, limits) as reply`.
+
+Leaving the block by any door releases the server: a connection whose answer ended goes back to the pool, any other is closed, and
+that is what makes the server stop generating.
+
+The one replay: a kept connection may have been closed by the server while our request was on its way. Where not one byte of an
+answer came, the request is sent once more on a fresh connection; the server cannot have answered it, and this is no attempt of the
+call's ladder. Source: RFC 9112 section 9.3.1; nginx and Go's net/http do the same for requests that can be replayed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from backends.dialects import Dialect
+from backends.errors import BackendError, ConnectFailed, Failed, ProtocolBroken
+from backends.exchange import ERROR_BODY_BYTES, ErrorFactory, Exchange
+from backends.faults import fault_of_answer
+from backends.pool import Origin, Pool
+
+PROBE_TIMEOUT_S = 2.0  # an engine that cannot say "200" in this time would not answer a call either
+MAX_PROBE_BYTES = 262_144  # a server with hundreds of models lists them in less
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One attempt's request: everything but what belongs to the replica."""
+
+    path: bytes
+    body: bytes
+    content_type: bytes = b"application/json"
+    request_id: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`connect_s` is a duration; `first_content_s` an instant of the loop's clock, after which `late` says what went wrong."""
+
+    connect_s: float
+    first_content_s: float
+    late: ErrorFactory
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One server. `fixed_head` are the header lines of every request to it; it holds the key, so it never appears in a repr."""
+
+    origin: Origin
+    pool: Pool
+    dialect: Dialect
+    fixed_head: bytes = field(repr=False)
+
+    def open(self, call: Outgoing, limits: Limits) -> Opening:
+        """Start an attempt. Entering raises BackendError for everything but a 2xx answer."""
+        return Opening(self, self._post(call), limits)
+
+    async def probe(self) -> str:
+        """Ask after the server's health, without inference. Returns "" where it is well, else one sentence."""
+        head = b"GET %b HTTP/1.1\r\n%b\r\n" % (self.dialect.health_path.encode(), self.fixed_head)
+        due_s = asyncio.get_running_loop().time() + PROBE_TIMEOUT_S
+        limits = Limits(PROBE_TIMEOUT_S, due_s, lambda: Failed(f"no answer within {PROBE_TIMEOUT_S:g} s"))
+        try:
+            async with Opening(self, head, limits) as reply:
+                body = await reply.read(MAX_PROBE_BYTES)
+        except BackendError as error:
+            return str(error) or type(error).__name__
+        return (
+            ""
+            if self.dialect.is_healthy(body)
+            else f"{self.dialect.health_path} does not answer as {self.dialect.kind} does"
+        )
+
+    def _post(self, call: Outgoing) -> bytes:
+        return b"POST %b HTTP/1.1\r\n%bcontent-type: %b\r\nx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (
+            call.path,
+            self.fixed_head,
+            call.content_type,
+            call.request_id,
+            len(call.body),
+            call.body,
+        )
+
+
+def replica_at(origin: Origin, dialect: Dialect, key: str = "") -> Replica:
+    """A replica of its own pool; `key` is what the server wants as a bearer token, "" for none."""
+    bearer = f"authorization: Bearer {key}\r\n" if key else ""
+    head = f"host: {origin.authority}\r\naccept-encoding: identity\r\n{bearer}"
+    return Replica(origin, Pool(origin), dialect, head.encode("ascii"))
+
+
+class Opening:
+    """The block around one exchange. Built by `Replica.open`; enter it once."""
+
+    __slots__ = ("_exchange", "_limits", "_loop", "_replica", "_request")
+
+    def __init__(self, replica: Replica, request: bytes, limits: Limits):
+        self._replica = replica
+        self._request = request
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._exchange = Exchange(self._loop, limits.first_content_s, limits.late)
+
+    async def __aenter__(self) -> Exchange:
+        exchange = self._exchange
+        try:
+            await self._head()
+            if not 200 <= exchange.status < 300:
+                body = await exchange.read(ERROR_BODY_BYTES)
+                raise fault_of_answer(exchange.status, exchange.headers, body)
+        except BaseException:
+            self._release()
+            raise
+        return exchange
+
+    async def __aexit__(self, *_: object) -> None:
+        self._release()
+
+    async def _head(self) -> None:
+        exchange = self._exchange
+        warm = self._replica.pool.take_warm(self._loop.time())
+        if warm is not None:
+            try:
+                exchange.start(warm, self._request)
+                await exchange.head()
+                return
+            except ConnectionError:
+                warm.close()
+            except ProtocolBroken:
+                if exchange.got_bytes:
+                    raise
+        # The limit covers connecting too: whichever of the two ends first.
+        left_s = self._limits.first_content_s - self._loop.time()
+        fresh = await self._replica.pool.connect(max(0.0, min(self._limits.connect_s, left_s)))
+        try:
+            exchange.start(fresh, self._request)
+            await exchange.head()
+        except ConnectionError as exc:
+            fresh.close()
+            raise ConnectFailed(f"{self._replica.origin.url} hung up at once") from exc
+
+    def _release(self) -> None:
+        connection = self._exchange.release()
+        if connection is not None:
+            self._replica.pool.give(connection, self._loop.time())

@@ -1,0 +1,196 @@
+"""One HTTP/1.1 connection to a backend: an asyncio.Protocol on httptools that pushes what arrives into a receiver.
+
+Rules
+-----
+* One exchange at a time; the receiver gets `on_head`, `on_body` (any number of times), then exactly one of
+  `on_end` or `on_broken`.
+* Nothing here waits, allocates a task or parses a body: a chunk costs one callback from the socket to the receiver.
+* A connection is reusable only after a whole message whose framing ended it (never after close-delimited bodies,
+  never when bytes came after the message, never when the server said `connection: close`).
+* What a backend sends is untrusted: heads are bounded, and a message that carries both framings or a content coding
+  is refused, because two readers could disagree on it (RFC 9112 section 6.3; request smuggling in reverse).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol, cast
+
+import httptools
+
+from backends.errors import BackendError, ProtocolBroken
+
+MAX_HEADERS = 100  # Envoy's default limit on an upstream's answer
+MAX_HEAD_BYTES = 65_536  # httpx gives up at about 100 KB; no engine sends more than 2 KB
+MAX_INTERIM = 16  # 1xx answers before the real one; a flood of them is an attack
+
+
+class Receiver(Protocol):
+    """What an exchange does with the pieces of one answer."""
+
+    def on_head(self, status: int, headers: dict[str, str]) -> None: ...
+    def on_body(self, data: bytes) -> None: ...
+    def on_end(self) -> None: ...
+    def on_broken(self, error: BackendError) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """A connection that can carry one exchange after the other. `is_idle` tells whether it may carry the next one."""
+
+    __slots__ = (
+        "_ended",
+        "_head_bytes",
+        "_headers",
+        "_interim",
+        "_parser",
+        "_reading",
+        "_receiver",
+        "_started",
+        "exchanges",
+        "idle_since_s",
+        "is_idle",
+        "transport",
+    )
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.is_idle = True
+        self.idle_since_s = 0.0
+        self.exchanges = 0
+        self._receiver: Receiver | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers: dict[str, str] = {}
+        self._head_bytes = 0
+        self._interim = 0
+        self._started = False
+        self._ended = False
+        self._reading = True
+
+    # -- for the pool and the exchange -------------------------------------------------------------
+
+    def send(self, request: bytes, receiver: Receiver) -> None:
+        """Start an exchange. Raises ConnectionError where the server has already hung up."""
+        if self.transport is None or self.transport.is_closing() or not self.is_idle:
+            raise ConnectionResetError("the connection is gone")
+        self.is_idle = False
+        self.exchanges += 1
+        self._started = False
+        self._interim = 0
+        self._receiver = receiver
+        self.transport.write(request)
+
+    def close(self) -> None:
+        """Hang up now; the receiver hears nothing more. This is how a backend learns that nobody wants the answer."""
+        self.is_idle = False
+        self._receiver = None
+        if self.transport is not None:
+            self.transport.abort()
+
+    def pause_reading(self) -> None:
+        if self._reading and self.transport is not None and not self.transport.is_closing():
+            self._reading = False
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._reading and self.transport is not None and not self.transport.is_closing():
+            self._reading = True
+            self.transport.resume_reading()
+
+    # -- asyncio.Protocol --------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        receiver = self._receiver
+        if receiver is None:  # bytes that nobody asked for: the two sides no longer agree on where a message ends
+            self.close()
+            return
+        if not self._started:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._break("the head of the answer is larger than 64 KiB")
+                return
+        self._ended = False
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._break("the backend switched protocols")
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._break(
+                str(cause) if isinstance(cause, ProtocolBroken) else f"malformed HTTP from the backend: {error}"
+            )
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_idle = False
+        receiver, self._receiver = self._receiver, None
+        if receiver is None:
+            return
+        if exc is None and self._started and self._is_close_delimited():
+            receiver.on_end()
+            return
+        receiver.on_broken(
+            ProtocolBroken(f"the connection ended {'in mid-answer' if self._started else 'before an answer'}")
+        )
+
+    # -- httptools callbacks -----------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._headers = {}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        key = name.decode("latin-1").lower()
+        if key in self._headers and key in ("content-length", "transfer-encoding"):
+            raise ProtocolBroken(f"the answer carries {key} twice")
+        if len(self._headers) >= MAX_HEADERS:
+            raise ProtocolBroken(f"the answer carries more than {MAX_HEADERS} headers")
+        self._headers[key] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:
+            return
+        headers = self._headers
+        if "content-length" in headers and "transfer-encoding" in headers:
+            raise ProtocolBroken("the answer carries both content-length and transfer-encoding")
+        if headers.get("content-encoding", "identity") != "identity":
+            raise ProtocolBroken(f"the answer is encoded as {headers['content-encoding']!r}, which was not asked for")
+        self._started = True
+        self._head_bytes = 0
+        if self._receiver is not None:
+            self._receiver.on_head(status, headers)
+
+    def on_body(self, data: bytes) -> None:
+        if self._receiver is not None:
+            self._receiver.on_body(data)
+
+    def on_message_complete(self) -> None:
+        if not self._started:  # an interim answer (1xx)
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise ProtocolBroken("the backend sends interim answers without end")
+            return
+        if self._ended:
+            raise ProtocolBroken("the backend sent more than one answer")
+        self._ended = True
+        receiver, self._receiver = self._receiver, None
+        if receiver is None:
+            return
+        keeps = self._parser.should_keep_alive() and not self._is_close_delimited()
+        self.is_idle = keeps and self.transport is not None and not self.transport.is_closing()
+        receiver.on_end()
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _is_close_delimited(self) -> bool:
+        return "content-length" not in self._headers and "transfer-encoding" not in self._headers
+
+    def _break(self, message: str) -> None:
+        receiver = self._receiver
+        self.close()
+        if receiver is not None:
+            receiver.on_broken(ProtocolBroken(message))
