@@ -1,0 +1,147 @@
+"""Who may come in, how much they may bring, and how many at once: keys, size, the limit of concurrent calls."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Container
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any
+
+from router.edge import EdgeProtocol
+from router.faults import CallFailed, Fault
+from router.gate import Gate
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+BODY_TIMEOUT_S = 30.0  # for a whole body; HAProxy's `timeout http-request` is absolute for the same reason (slowloris)
+
+NO_KEY = Fault(
+    401,
+    "Incorrect API key provided.",
+    "invalid_request_error",
+    "invalid_api_key",
+    headers=((b"www-authenticate", b"Bearer"),),
+)
+
+
+NOBODY = frozenset[bytes]()
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Clients' keys, known only as SHA-256 digests, so that comparing them takes the same time whatever they share."""
+
+    known: frozenset[bytes] = NOBODY
+    may_pin: frozenset[bytes] = NOBODY
+
+
+def digest(key: str | bytes) -> bytes:
+    """The form in which a key is kept and compared."""
+    return hashlib.sha256(key.encode() if isinstance(key, str) else key).digest()
+
+
+class Admission:
+    """The door."""
+
+    def __init__(self, keys: Keys, networks: tuple[IPv4Network | IPv6Network, ...], gate: Gate, max_body_bytes: int):
+        self.gate = gate
+        self._keys = keys
+        self._networks = networks
+        self._max_body_bytes = max_body_bytes
+
+    def check_key(self, headers: dict[bytes, bytes], client: tuple[str, int] | None) -> None:
+        """Raises CallFailed (401) where a key is needed and not given."""
+        if not self._keys.known or _digest_of(headers) in self._keys.known:
+            return
+        if client is not None and self._networks and self._is_allowed(client[0]):
+            return
+        raise CallFailed(NO_KEY)
+
+    def _is_allowed(self, address: str) -> bool:
+        ip = ip_address(address)
+        mapped = getattr(ip, "ipv4_mapped", None)
+        return any((mapped or ip) in network for network in self._networks)
+
+    async def read_body(self, headers: dict[bytes, bytes], receive: Receive, edge: EdgeProtocol) -> bytes:
+        """The whole body. Raises CallFailed where it is too long or too slow; nothing is buffered beyond the limit."""
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise CallFailed(
+                Fault(415, "Compressed bodies are not accepted.", "invalid_request_error", "unsupported_media_type")
+            )
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._max_body_bytes:
+            edge.hang_up_after_answer()
+            raise CallFailed(self._too_long())
+        message = await receive()
+        body: bytes = message.get("body", b"")
+        if not message.get("more_body"):
+            return body
+        return await self._read_rest(body, receive, edge)
+
+    async def _read_rest(self, first: bytes, receive: Receive, edge: EdgeProtocol) -> bytes:
+        parts = [first]
+        size = len(first)
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise asyncio.CancelledError
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > self._max_body_bytes:
+                        edge.hang_up_after_answer()
+                        raise CallFailed(self._too_long())
+                    if not message.get("more_body"):
+                        return b"".join(parts)
+        except TimeoutError as exc:
+            edge.hang_up_after_answer()
+            message_text = f"The body did not arrive within {BODY_TIMEOUT_S:g} s."
+            raise CallFailed(Fault(408, message_text, "invalid_request_error", "request_timeout")) from exc
+
+    def _too_long(self) -> Fault:
+        return Fault(
+            413, f"The body is longer than {self._max_body_bytes} bytes.", "invalid_request_error", "request_too_large"
+        )
+
+    def pin(self, headers: dict[bytes, bytes], backends: Container[str]) -> str | None:
+        """The backend that the caller asks for by name. Raises CallFailed where its key may not, or the model has no such backend."""
+        raw = headers.get(b"x-crossfade-backend")
+        if raw is None:
+            return None
+        if _digest_of(headers) not in self._keys.may_pin:
+            raise CallFailed(
+                Fault(403, "This key may not choose a backend.", "invalid_request_error", "pin_not_allowed")
+            )
+        name = raw.decode("latin-1")
+        if name not in backends:
+            raise CallFailed(
+                Fault(
+                    400,
+                    "x-crossfade-backend names no backend of this model.",
+                    "invalid_request_error",
+                    "unknown_backend",
+                )
+            )
+        return name
+
+    def total_s(self, headers: dict[bytes, bytes], configured_s: float) -> float:
+        """How long the call may take in all: the configured limit, or less if the client asks for less."""
+        raw = headers.get(b"x-crossfade-timeout-s")
+        if raw is None:
+            return configured_s
+        try:
+            asked_s = float(raw)
+        except ValueError:
+            asked_s = 0.0
+        if not 0 < asked_s < float("inf"):
+            message = "x-crossfade-timeout-s must be a number of seconds above 0."
+            raise CallFailed(Fault(400, message, "invalid_request_error", "invalid_timeout"))
+        return min(asked_s, configured_s)
+
+
+def _digest_of(headers: dict[bytes, bytes]) -> bytes:
+    """The digest of the bearer key that was sent; b"" where there is none, which is no key's digest."""
+    scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+    return digest(key.strip()) if scheme.lower() == b"bearer" else b""

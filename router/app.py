@@ -1,0 +1,89 @@
+"""The application: FastAPI with the raw endpoints of `/v1` in front of its own routes. Everything is built once, here."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse
+
+from router.building import build_admission, build_fleet
+from router.config import Config
+from router.endpoints import Endpoint, endpoints, not_found
+from router.fleet import Fleet
+from router.metrics import Metrics, exposition
+from router.monitor import Monitor
+from router.readiness import readiness
+from router.record import Recorder
+
+
+class Application(FastAPI):
+    """FastAPI for everything but `/v1`; those paths are matched exactly, on the path as it was sent, before any other work."""
+
+    def __init__(self, raw: Mapping[str, Endpoint], **options: Any):
+        super().__init__(docs_url=None, redoc_url=None, openapi_url=None, **options)
+        self._raw_endpoints = {path.encode(): endpoint for path, endpoint in raw.items()}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One ASGI conversation."""
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        endpoint = self._raw_endpoints.get(scope["raw_path"])
+        if endpoint is not None:
+            await endpoint(scope, receive, send)
+        elif scope["raw_path"] in FASTAPI_PATHS:
+            await super().__call__(scope, receive, send)
+        else:
+            await not_found(scope, receive, send)
+
+
+FASTAPI_PATHS = frozenset({b"/health/live", b"/health/ready", b"/metrics"})
+
+
+def build_app(config: Config, env: Mapping[str, str]) -> Application:
+    """The whole router for one configuration; `env` holds the keys that the configuration names."""
+    rng = random.Random()
+    fleet = build_fleet(config, env, rng)
+    metrics = Metrics()
+    recorder = Recorder(metrics, rng)
+    raw = endpoints(fleet, build_admission(config.server, env), recorder, config.server.pass_paths)
+    app = Application(raw, title="Crossfade", lifespan=_lifespan(fleet))
+    _add_routes(app, fleet, metrics)
+    return app
+
+
+def _lifespan(fleet: Fleet) -> Any:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        watch = asyncio.create_task(Monitor(fleet).run())
+        try:
+            yield
+        finally:
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
+            for backend in fleet.backends.values():
+                for replica in backend.replicas:
+                    replica.server.pool.close()
+
+    return lifespan
+
+
+def _add_routes(app: FastAPI, fleet: Fleet, metrics: Metrics) -> None:
+    @app.get("/health/live")
+    async def live() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/health/ready")
+    async def ready() -> JSONResponse:
+        report = readiness(fleet)
+        return JSONResponse(report.as_json(), status_code=200 if report.is_ready else 503)
+
+    @app.get("/metrics")
+    async def scrape() -> Response:
+        return Response(exposition(metrics, fleet), media_type="text/plain; version=0.0.4; charset=utf-8")

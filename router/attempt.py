@@ -1,0 +1,131 @@
+"""One try of a call on one replica: open, relay, and charge exactly one outcome to the replica when the relay ends."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from backends.errors import AnswerTimeout, BackendError, DeadlinePassed, FirstTokenTimeout, Refused
+from backends.exchange import Exchange
+from backends.http import Limits, Outgoing
+from policies.outcome import OUTCOMES, OutcomeKind
+from router.call import AttemptNote, Call
+from router.edge import Client
+from router.fleet import Binding, LiveModel, LiveReplica
+from router.gate import GateFull
+from router.outcomes import kind_of
+from router.record import Recorder
+from router.relay import StreamLimits, StreamRelay, pass_through, read_answer
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What one attempt needs; built anew for each."""
+
+    call: Call
+    model: LiveModel
+    binding: Binding
+    client: Client
+    recorder: Recorder
+
+    async def run(self) -> None:
+        """Answer the client from this backend. Raises BackendError; before the commit the call may go elsewhere then."""
+        backend = self.binding.backend
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        try:
+            await backend.gate.enter(self.call.deadline_s)
+        except GateFull as exc:
+            self._note(OutcomeKind.REFUSED, "at its limit of concurrent calls", loop.time() - started_s)
+            raise Refused("the backend is at its limit of concurrent calls", retry_after_s=exc.wait_s) from exc
+        replica = backend.pick(self.model.name, loop.time(), self.recorder.rng)
+        replica.in_flight += 1
+        kind, said = OutcomeKind.CLIENT_GONE, ""
+        started_s = loop.time()
+        try:
+            await self._answer(replica, started_s)
+            kind = OutcomeKind.OK
+        except BackendError as error:
+            kind, said = kind_of(error), str(error)
+            raise
+        finally:
+            replica.in_flight -= 1
+            backend.gate.leave()
+            self.recorder.charge(self.model, replica, OUTCOMES[kind])
+            self._note(kind, said, loop.time() - started_s)
+
+    async def _answer(self, replica: LiveReplica, started_s: float) -> None:
+        call = self.call
+        call.attempts += 1
+        outgoing = Outgoing(call.path, call.body.write(self.binding.name), call.content_type, call.request_id)
+        async with replica.server.open(outgoing, self._limits(started_s)) as reply:
+            if call.facts.kind == "pass":
+                await self._pass(reply, started_s)
+            elif call.facts.stream:
+                await self._stream(reply, started_s)
+            else:
+                body = await read_answer(reply, call.facts.kind, self.binding.renaming)
+                self._first_content(started_s)
+                await self.client.answer(200, self._headers(b"application/json"), body)
+
+    async def _stream(self, reply: Exchange, started_s: float) -> None:
+        relay = StreamRelay(reply, self.client, self.binding.renaming, self._stream_limits())
+        await relay.until_content()
+        self._first_content(started_s)
+        await self.client.begin(200, self._headers(b"text/event-stream; charset=utf-8"))
+        await relay.to_the_end()
+        await self.client.finish()
+
+    async def _pass(self, reply: Exchange, started_s: float) -> None:
+        content_type = reply.headers.get("content-type", "application/octet-stream").encode("latin-1")
+        self._first_content(started_s)
+        await self.client.begin(200, self._headers(content_type))
+        await pass_through(reply, self.client, self._stream_limits())
+        await self.client.finish()
+
+    def _limits(self, started_s: float) -> Limits:
+        """How long this attempt may wait for content: its own limit or the call's deadline, whichever comes first."""
+        durations = self.binding.limits
+        late: type[BackendError]
+        if self.call.facts.stream:
+            wait_s = durations.first_token_s + durations.first_token_per_kib_s * self.call.facts.prompt_bytes / 1024
+            late, message = FirstTokenTimeout, f"no content within {wait_s:.1f} s"
+        else:
+            wait_s = durations.answer_s
+            late, message = AnswerTimeout, f"no answer within {wait_s:.1f} s"
+        if started_s + wait_s >= self.call.deadline_s:
+            wait_s = self.call.deadline_s - started_s
+            late, message = DeadlinePassed, "the call's deadline passed"
+        return Limits(durations.connect_s, started_s + wait_s, lambda: late(message))
+
+    def _stream_limits(self) -> StreamLimits:
+        return StreamLimits(self.binding.limits.between_tokens_s, self.call.deadline_s)
+
+    def _first_content(self, started_s: float) -> None:
+        now_s = asyncio.get_running_loop().time()
+        self.call.first_s = now_s
+        self.recorder.metrics.first_content(self.model.name, self.binding.backend.name, now_s - started_s)
+
+    def _headers(self, content_type: bytes) -> list[tuple[bytes, bytes]]:
+        call = self.call
+        waited_ms = (call.first_s - call.started_s) * 1000
+        headers = [
+            (b"content-type", content_type),
+            (b"x-request-id", call.request_id),
+            (b"x-crossfade-backend", self.binding.backend.name.encode()),
+            (b"x-crossfade-attempts", b"%d" % call.attempts),
+            (b"x-crossfade-revision", b"%d" % self.model.revision),
+            (b"server-timing", b"first;dur=%.1f" % waited_ms),
+        ]
+        if call.wants_trail:
+            headers.append((b"x-crossfade-trail", trail_header(call, self.binding.backend.name)))
+        return headers
+
+    def _note(self, kind: OutcomeKind, said: str, took_s: float) -> None:
+        self.call.trail.append(AttemptNote(self.binding.backend.name, kind, said, took_s))
+
+
+def trail_header(call: Call, answered_by: str) -> bytes:
+    """The decision trail in one header line: `vllm connect_failed after 0.002 s -> lmstudio`. Only printable ASCII."""
+    text = " -> ".join([call.choice, *(str(note) for note in call.trail), answered_by])
+    return bytes(byte if 32 <= byte < 127 else 63 for byte in text.encode("ascii", "replace"))[:2000]

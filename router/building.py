@@ -1,0 +1,143 @@
+"""From a configuration to the live fleet and the door: the one place where both are known."""
+
+from __future__ import annotations
+
+import random
+import ssl
+import time
+from collections.abc import Mapping
+from ipaddress import ip_network
+
+import msgspec
+
+from backends.answers import Renaming
+from backends.dialects import DIALECTS
+from backends.http import replica_at
+from backends.pool import origin_of
+from policies.budget import RetryBudget
+from policies.choose import ModelRoute
+from policies.cohort import Splitter, parse_stick_by
+from policies.ejection import EjectionRules, ReplicaHealth
+from policies.retry import RetryRules
+from policies.rules import Condition
+from policies.rules import Rule as RoutingRule
+from router.admission import Admission, Keys, digest
+from router.config import BackendConfig, Config, ModelConfig, Rule, Server
+from router.fleet import AttemptLimits, Binding, Fleet, LiveBackend, LiveModel, LiveReplica
+from router.gate import Gate
+
+UNLIMITED = 1_000_000  # a backend without max_in_flight: the server's own limit holds first
+FIRST_REVISION = 1
+
+
+def build_fleet(config: Config, env: Mapping[str, str], rng: random.Random) -> Fleet:
+    """Everything behind the router, in its state before the first call."""
+    backends = {
+        name: _backend(name, config, env, rng) for name, backend in config.backends.items() if backend.kind in DIALECTS
+    }
+    models = {name: _model(name, config, backends) for name in config.models}
+    return Fleet(backends, models, FIRST_REVISION, rng)
+
+
+def build_admission(server: Server, env: Mapping[str, str]) -> Admission:
+    """The door: keys from the environment, networks, the limit of concurrent calls."""
+    known = set(_digests(env, server.keys_env))
+    may_pin = set()
+    for group in server.clients:
+        digests = _digests(env, group.key_env)
+        known |= digests
+        if group.may_pin:
+            may_pin |= digests
+    gate = Gate(server.max_in_flight, server.queue_size, server.queue_wait_s)
+    networks = tuple(ip_network(network, strict=False) for network in server.allow_from)
+    return Admission(Keys(frozenset(known), frozenset(may_pin)), networks, gate, server.max_body_bytes)
+
+
+def build_route(name: str, model: ModelConfig) -> ModelRoute:
+    """What policy needs to know of a model; `explain` builds the same without a fleet."""
+    return ModelRoute(
+        name=name,
+        backends=tuple(model.on),
+        splitter=Splitter(name, dict(model.split)),
+        rules=tuple(_rule(rule) for rule in model.rules),
+        fallback=tuple(model.fallback),
+        stick_by=parse_stick_by(model.stick_by),
+    )
+
+
+def _digests(env: Mapping[str, str], name: str | None) -> set[bytes]:
+    keys = env.get(name, "").split(",") if name else []
+    return {digest(key.strip()) for key in keys if key.strip()}
+
+
+def _backend(name: str, config: Config, env: Mapping[str, str], rng: random.Random) -> LiveBackend:
+    backend = config.backends[name]
+    key = env.get(backend.key_env, "") if backend.key_env else ""
+    rules = {model: _ejection(config.models[model]) for model, settings in config.models.items() if name in settings.on}
+    tls = _tls(backend)
+    replicas = [
+        LiveReplica(
+            replica_at(origin_of(url, tls), DIALECTS[backend.kind], key),
+            {model: ReplicaHealth(rule, rng) for model, rule in rules.items()},
+        )
+        for url in backend.urls
+    ]
+    limit = backend.max_in_flight * len(replicas) if backend.max_in_flight else UNLIMITED
+    gate = Gate(limit, config.server.queue_size, config.server.queue_wait_s)
+    return LiveBackend(name, backend.kind, None, replicas, gate)
+
+
+def _tls(backend: BackendConfig) -> ssl.SSLContext | None:
+    if not any(url.startswith("https:") for url in backend.urls):
+        return None
+    context = ssl.create_default_context(cafile=backend.ca_file)
+    if not backend.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _ejection(model: ModelConfig) -> EjectionRules:
+    eject = model.eject
+    return EjectionRules(eject.consecutive_failures, eject.failure_share, eject.window_s, eject.for_s)
+
+
+def _model(name: str, config: Config, backends: Mapping[str, LiveBackend]) -> LiveModel:
+    model = config.models[name]
+    retry = model.retry
+    return LiveModel(
+        build_route(name, model),
+        dict(model.split),
+        {on: _binding(name, config, backends[on]) for on in model.on if on in backends},
+        retry=RetryRules(retry.attempts_per_backend, retry.backoff_s, retry.retry_after_wait_s),
+        budget=RetryBudget(retry.budget_ratio, retry.budget_min_per_s, time.monotonic()),
+        total_s=model.timeouts.total_s,
+        at_most_share=model.eject.at_most_share,
+        revision=FIRST_REVISION,
+    )
+
+
+def _binding(name: str, config: Config, backend: LiveBackend) -> Binding:
+    model = config.models[name]
+    on = model.on[backend.name].name
+    times = model.timeouts.overridden_by(config.backends[backend.name].timeouts)
+    limits = AttemptLimits(
+        times.connect_s, times.first_token_s, times.first_token_per_kib_s, times.between_tokens_s, times.answer_s
+    )
+    shown = on if model.report_model == "backend" else name
+    return Binding(backend, msgspec.json.encode(on), Renaming(on, shown), limits)
+
+
+def _rule(rule: Rule) -> RoutingRule:
+    when = rule.when
+    condition = Condition(
+        header=tuple((name.lower(), value) for name, value in when.header.items()),
+        model=when.model,
+        tools=when.tools,
+        stream=when.stream,
+        kind=when.kind,
+        prompt_bytes_over=when.prompt_bytes_over,
+        prompt_bytes_under=when.prompt_bytes_under,
+    )
+    said = ", ".join(f"{key}: {value}" for key, value in when.model_dump(exclude_defaults=True).items())
+    return RoutingRule(condition, rule.use, f"{said} -> {rule.use}")

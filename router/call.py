@@ -1,0 +1,61 @@
+"""One call on its way: what was asked, until when, and the trail of what was tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from policies.facts import CallFacts
+from policies.outcome import OutcomeKind
+from router.multipart import FormBody
+from router.reading import CallBody
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptNote:
+    """One attempt, as it ended."""
+
+    backend: str
+    outcome: OutcomeKind
+    said: str
+    took_s: float
+
+    def __str__(self) -> str:
+        words = f": {self.said}" if self.said else ""
+        return f"{self.backend} {self.outcome.value} after {self.took_s:.3f} s{words}"
+
+
+@dataclass(slots=True)
+class Call:
+    """One request of a client. `deadline_s` and `started_s` are instants of the loop's clock."""
+
+    facts: CallFacts
+    path: bytes
+    body: CallBody | FormBody
+    content_type: bytes
+    request_id: bytes
+    started_s: float
+    deadline_s: float
+    wants_trail: bool = False
+    attempts: int = 0
+    first_s: float = 0.0
+    choice: str = ""
+    trail: list[AttemptNote] = field(default_factory=list)
+
+
+class HeaderView(Mapping[str, str]):
+    """A call's headers by lower-case name, decoded only when somebody asks."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: dict[bytes, bytes]):
+        self._raw = raw
+
+    def __getitem__(self, name: str) -> str:
+        return self._raw[name.encode("latin-1")].decode("latin-1")
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return (name.decode("latin-1") for name in self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)

@@ -1,0 +1,27 @@
+"""The command line: `crossfade COMMAND`. Exit codes: 0 done, 1 the answer is "no", 2 wrong usage."""
+
+from __future__ import annotations
+
+import typer
+
+from router.cli.check import check
+from router.cli.demo import demo
+from router.cli.explain import explain
+from router.cli.schema import schema
+from router.cli.serve import serve
+
+app = typer.Typer(
+    name="crossfade",
+    help="One OpenAI-compatible URL in front of several LLM backends.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (serve, check, schema, explain, demo):
+    app.command()(command)
+
+
+def main() -> None:
+    """The entry point of the `crossfade` script."""
+    app()

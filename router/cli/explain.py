@@ -1,0 +1,98 @@
+"""`crossfade explain`: which backend a request would go to, and why, without sending anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from policies.choose import BackendView, Choice, Snapshot, choose, describe
+from policies.facts import CallFacts
+from router.building import FIRST_REVISION, build_route
+from router.cli.check import DEFAULT_FILE
+from router.config import Config, ConfigInvalid, load
+from router.endpoints import KINDS
+from router.reading import BadCall, read_body
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True):
+    """A request file: the body alone, or this, where headers or the path matter."""
+
+    body: msgspec.Raw
+    headers: dict[str, str] = {}
+    path: str = "/v1/chat/completions"
+
+
+def explain(
+    request: Annotated[
+        str,
+        typer.Option(
+            "--request", "-r", help="File with a request's JSON body, or {path, headers, body}; - reads stdin."
+        ),
+    ],
+    config: Annotated[
+        Path, typer.Option("--config", "-c", envvar="CROSSFADE_CONFIG", help="The configuration file.")
+    ] = DEFAULT_FILE,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of sentences.")] = False,
+) -> None:
+    """Say which backend a request would go to, and why. All backends are taken to be in rotation."""
+    try:
+        loaded = load(config, os.environ)
+        asked = _read(request)
+        choice = _choose(loaded.config, asked)
+    except ConfigInvalid as exc:
+        typer.echo("\n".join(map(str, exc.problems)), err=True)
+        raise typer.Exit(1) from exc
+    except BadCall as exc:
+        typer.echo(f"The request would be answered with an error: {exc}", err=True)
+        raise typer.Exit(1) from exc
+    typer.echo(json.dumps(_document(choice), indent=2) if as_json else "\n".join(describe(choice)))
+
+
+def _read(source: str) -> Request:
+    try:
+        text = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    except OSError as exc:
+        raise typer.BadParameter(f"{source} cannot be read: {exc.strerror}") from exc
+    try:
+        return msgspec.json.decode(text, type=Request)
+    except msgspec.DecodeError:
+        return Request(body=msgspec.Raw(text))
+
+
+def _choose(config: Config, asked: Request) -> Choice:
+    kind = KINDS.get(asked.path, "pass")
+    if kind == "pass" and asked.path not in config.server.pass_paths:
+        raise BadCall(f"there is nothing at the path {asked.path}")
+    body = read_body(kind, bytes(asked.body))
+    model = config.models.get(body.model)
+    if model is None:
+        known = ", ".join(config.models)
+        raise BadCall(f"the model {body.model!r} is not configured; configured are: {known}", param="model")
+    facts = CallFacts(
+        model=body.model,
+        kind=kind,
+        headers={name.lower(): value for name, value in asked.headers.items()},
+        stream=body.stream,
+        tools=body.has_tools,
+        prompt_bytes=body.size_bytes,
+        user=body.user,
+        messages=body.messages,
+    )
+    views = {name: BackendView(name, in_rotation=True) for name in model.on}
+    snapshot = Snapshot(FIRST_REVISION, views, all_in_rotation=True)
+    return choose(facts, build_route(body.model, model), snapshot, random.Random())
+
+
+def _document(choice: Choice) -> dict[str, Any]:
+    return {
+        "candidates": [{"backend": c.backend, "reason": c.reason.value, "detail": c.detail} for c in choice.candidates],
+        "passed_over": [{"backend": p.backend, "reason": p.reason.value} for p in choice.passed_over],
+        "sticks_by": {"key": choice.cohort[0], "value": choice.cohort[1]} if choice.cohort else None,
+    }

@@ -1,0 +1,34 @@
+"""`crossfade serve`: runs the router on a configuration."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from router.cli.check import DEFAULT_FILE
+from router.config import ConfigInvalid, load
+
+
+def serve(
+    config: Annotated[
+        Path, typer.Option("--config", "-c", envvar="CROSSFADE_CONFIG", help="The configuration file.")
+    ] = DEFAULT_FILE,
+) -> None:
+    """Run the router until it is stopped (Ctrl-C or SIGTERM)."""
+    try:
+        loaded = load(config, os.environ)
+    except ConfigInvalid as exc:
+        for problem in exc.problems:
+            typer.echo(str(problem), err=True)
+        raise typer.Exit(1) from exc
+    from router.serve import run, set_up_logging
+
+    set_up_logging()
+    for notice in loaded.notices:
+        typer.echo(str(notice), err=True)
+    server = loaded.config.server
+    typer.echo(f"crossfade: listening on http://{server.host}:{server.port}", err=True)
+    run(loaded.config, os.environ)

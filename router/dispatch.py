@@ -1,0 +1,129 @@
+"""One call's life, from the moment it has been read to the moment its outcome is on record.
+
+    endpoint -> dispatch -> (choose -> attempt -> backend) -> relay -> record
+
+Where a backend is chosen: `policies.choose`, once, as an ordered list of candidates with reasons.
+When a call moves: after an attempt that failed before the commit, and only as `policies.retry.next_step` says.
+When it stops moving: with the first content sent to the client (`client.has_begun`), with the deadline, or when the list is used up.
+Who waits: only this coroutine (in the backend's gate, for the reply, between two attempts). Who counts: the attempt charges its
+outcome to the replica when its relay ends; `record` closes the call exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import tenacity
+
+from backends.errors import BackendError
+from policies.choose import Choice, choose
+from policies.outcome import OUTCOMES, Outcome
+from policies.retry import Action, NextStep, Standing, next_step
+from router.attempt import Attempt
+from router.call import Call
+from router.edge import Client
+from router.faults import CallFailed, fault_of, no_backend, stream_error
+from router.fleet import Fleet, LiveModel
+from router.outcomes import kind_of
+from router.record import Recorder
+
+
+async def dispatch(call: Call, client: Client, fleet: Fleet, recorder: Recorder) -> None:
+    """Answer one call. Raises CallFailed where the client has to be told an error and nothing was sent to it yet."""
+    model = fleet.models[call.facts.model]
+    loop = asyncio.get_running_loop()
+    choice = choose(call.facts, model.route, model.snapshot(loop.time()), fleet.rng)
+    if not choice.candidates:
+        raise CallFailed(no_backend(model.name))
+    model.budget.deposit(loop.time())
+    ladder = Ladder(call, model, choice, client, recorder)
+    try:
+        await ladder.attempt()  # the first attempt pays nothing for what may follow
+    except BackendError as error:
+        await _after_failure(ladder, error)
+
+
+async def _after_failure(ladder: Ladder, error: BackendError) -> None:
+    """Climb on while policy says so, then tell the client: an error answer before the commit, one error event after it."""
+    try:
+        if not ladder.client.has_begun:
+            await ladder.climb(error)
+            return
+    except BackendError as last:
+        error = last
+    if not ladder.client.has_begun:
+        raise CallFailed(fault_of(error)) from error
+    ladder.client.write(stream_error(error))
+    await ladder.client.finish()
+    raise error
+
+
+class Ladder:
+    """The attempts of one call: where it stands, and the way on. Tenacity runs the loop; policy makes every decision."""
+
+    def __init__(self, call: Call, model: LiveModel, choice: Choice, client: Client, recorder: Recorder):
+        self.client = client
+        self._call = call
+        self._model = model
+        self._candidates = choice.candidates
+        self._recorder = recorder
+        self._position = 0
+        self._attempts_here = 0
+        self._waited_retry_after = False
+        self._step: NextStep | None = None
+        call.choice = choice.candidates[0].reason.value
+
+    async def attempt(self) -> None:
+        """Try the backend that the ladder stands on."""
+        self._attempts_here += 1
+        binding = self._model.bindings[self._candidates[self._position].backend]
+        await Attempt(self._call, self._model, binding, self.client, self._recorder).run()
+
+    async def climb(self, first_error: BackendError) -> None:
+        """Further attempts after `first_error`. Raises the last error where none succeeded."""
+        pending: list[BackendError] = [first_error]
+
+        async def attempt() -> None:
+            if pending:  # tenacity's first round stands for the attempt that was made without it
+                raise pending.pop()
+            await self.attempt()
+
+        await tenacity.AsyncRetrying(
+            sleep=asyncio.sleep, retry=self._goes_on, wait=self._wait_s, stop=tenacity.stop_never, reraise=True
+        )(attempt)
+
+    def _goes_on(self, state: tenacity.RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome is not None else None
+        if not isinstance(error, BackendError) or self.client.has_begun:
+            return False
+        step = self._step = self._decide(_outcome_of(error))
+        self._recorder.metrics.steps[self._model.name, step.reason.value] += 1
+        if step.action is Action.STOP:
+            return False
+        if step.action is Action.MOVE:
+            self._position += 1
+            self._attempts_here = 0
+            self._waited_retry_after = False
+        elif error.retry_after_s is not None:
+            self._waited_retry_after = True
+        return True
+
+    def _wait_s(self, _: tenacity.RetryCallState) -> float:
+        return self._step.wait_s if self._step is not None else 0.0
+
+    def _decide(self, outcome: Outcome) -> NextStep:
+        now_s = asyncio.get_running_loop().time()
+        standing = Standing(
+            attempts_here=self._attempts_here,
+            has_next=self._position + 1 < len(self._candidates),
+            remaining_s=self._call.deadline_s - now_s,
+            waited_retry_after=self._waited_retry_after,
+        )
+        return next_step(outcome, standing, self._model.retry, self._model.budget, self._recorder.chance(now_s))
+
+
+def _outcome_of(error: BackendError) -> Outcome:
+    outcome = OUTCOMES[kind_of(error)]
+    if error.retry_after_s is None:
+        return outcome
+    return Outcome(outcome.kind, outcome.retryable, outcome.counts_against_backend, error.retry_after_s)

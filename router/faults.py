@@ -1,0 +1,139 @@
+"""What a client is told when a call fails: OpenAI's error envelope, the right status, and headers that keep SDKs from making it worse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from backends.errors import (
+    AnswerTimeout,
+    BackendError,
+    DeadlinePassed,
+    FirstTokenTimeout,
+    KeyRefused,
+    NotServed,
+    Overflow,
+    Refused,
+    Rejected,
+)
+from backends.faults import error_text
+from router.reading import BadCall
+
+MAX_RETRY_AFTER_S = 60  # openai-node, the AI SDK and LangChain.js ignore larger values and come back sooner (measured)
+DEFAULT_RETRY_AFTER_S = 5  # the shortest ejection: before that nothing can have changed
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An answer that is an error. `retry_after_s` says when to come back, None where waiting does not help."""
+
+    status: int
+    message: str
+    type: str
+    code: str | None = None
+    param: str | None = None
+    retry_after_s: float | None = None
+    may_retry: bool = True
+    headers: tuple[tuple[bytes, bytes], ...] = field(default=())
+
+    def body(self) -> bytes:
+        """OpenAI's envelope."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return msgspec.json.encode({"error": error})
+
+    def all_headers(self) -> list[tuple[bytes, bytes]]:
+        """Content type, and what tells a client whether and when to come back."""
+        lines = [(b"content-type", b"application/json"), *self.headers]
+        if self.retry_after_s is not None:
+            wait_s = max(1, min(MAX_RETRY_AFTER_S, round(self.retry_after_s)))
+            lines.append((b"retry-after", str(wait_s).encode()))
+        if not self.may_retry:
+            lines.append((b"x-should-retry", b"false"))
+        return lines
+
+
+class CallFailed(Exception):
+    """Raised where a call ends with an error before anything was sent to the client; the edge renders `fault`."""
+
+    def __init__(self, fault: Fault):
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+def bad_call(error: BadCall) -> Fault:
+    """400 for a body that the router itself cannot accept."""
+    return Fault(400, str(error), "invalid_request_error", error.code, error.param)
+
+
+def unknown_model(name: str) -> Fault:
+    """404 as OpenAI words it. The names of other models are not given away."""
+    shown = name if len(name) <= 100 else f"{name[:100]}…"
+    message = f"The model `{shown}` does not exist or you do not have access to it."
+    return Fault(404, message, "invalid_request_error", "model_not_found", "model")
+
+
+def no_backend(model: str) -> Fault:
+    """503 where no backend of the model can take this kind of call."""
+    message = f"No backend of the model `{model}` can answer this kind of call."
+    return Fault(503, message, "server_error", "no_backend", None, DEFAULT_RETRY_AFTER_S, may_retry=False)
+
+
+def overloaded(wait_s: float) -> Fault:
+    """503 where the router's own queue is full or too slow; the client may come back."""
+    message = "The server is busy; try again shortly."
+    return Fault(503, message, "server_error", "overloaded", None, wait_s)
+
+
+def fault_of(error: BackendError) -> Fault:
+    """What the client is told when the ladder ends with `error`. A backend's own words are passed on only where the call is at fault."""
+    if isinstance(error, Overflow):
+        return Fault(400, _context_words(error), "invalid_request_error", "context_length_exceeded", "messages")
+    if isinstance(error, Rejected):
+        return _rejected(error)
+    if isinstance(error, Refused):
+        wait_s = error.retry_after_s if error.retry_after_s is not None else DEFAULT_RETRY_AFTER_S
+        status = 429 if error.status == 429 else 503
+        kind = "rate_limit_error" if status == 429 else "server_error"
+        return Fault(
+            status, "The model is overloaded; try again shortly.", kind, "overloaded", None, wait_s, may_retry=False
+        )
+    if isinstance(error, (FirstTokenTimeout, AnswerTimeout, DeadlinePassed)):
+        return Fault(504, "The model did not answer in time.", "server_error", "timeout", may_retry=False)
+    if isinstance(error, KeyRefused):
+        return Fault(
+            502,
+            "The model's backend refused the router's credentials.",
+            "server_error",
+            "backend_auth",
+            may_retry=False,
+        )
+    if isinstance(error, NotServed):
+        return _unavailable("The model is not available at the moment.")
+    return _unavailable("The model's backends failed to answer.")
+
+
+def _rejected(error: Rejected) -> Fault:
+    text = error_text(error.body)
+    status = error.status if error.status is not None and 400 <= error.status < 500 else 400
+    code = text.code if text is not None and isinstance(text.code, str) else None
+    message = text.message if text is not None else "the backend rejected the call"
+    return Fault(status, message, "invalid_request_error", code, text.param if text else None)
+
+
+def _context_words(error: Overflow) -> str:
+    """LangChain.js keys on `maximum context length` in the message, so it always stands there."""
+    words = str(error)
+    return words if "maximum context length" in words else f"This exceeds the model's maximum context length. {words}"
+
+
+def _unavailable(message: str) -> Fault:
+    return Fault(503, message, "server_error", "backend_unavailable", None, DEFAULT_RETRY_AFTER_S, may_retry=False)
+
+
+def stream_error(error: BackendError | None) -> bytes:
+    """The one event that ends a stream which cannot go on: every SDK raises on it, none takes it for an end."""
+    message = "The stream broke off before the answer was complete."
+    kind = "timeout" if isinstance(error, DeadlinePassed) else "stream_broken"
+    body = {"error": {"message": message, "type": "server_error", "param": None, "code": kind}}
+    return b"data: %b\n\n" % msgspec.json.encode(body)

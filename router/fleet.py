@@ -1,0 +1,164 @@
+"""The live state of everything behind the router: models, their backends, their replicas, and who is in rotation.
+
+Built once from a configuration by `router.building`; the path of a call reads it, the attempt and the health monitor change it.
+Health is kept per (replica, model): a wrong name for one model must not take the others away.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from backends.answers import Renaming
+from backends.http import Replica
+from policies.balance import least_busy
+from policies.budget import RetryBudget
+from policies.choose import BackendView, ModelRoute, Snapshot
+from policies.ejection import ReplicaHealth, State, may_eject
+from policies.retry import RetryRules
+from router.gate import Gate
+
+
+class LiveReplica:
+    """One server and what is known of it now."""
+
+    __slots__ = ("health", "in_flight", "probe_said", "probed_at_s", "server")
+
+    def __init__(self, server: Replica, health: dict[str, ReplicaHealth]):
+        self.server = server
+        self.health = health
+        self.in_flight = 0
+        self.probe_said = ""
+        self.probed_at_s: float | None = None
+
+    @property
+    def url(self) -> str:
+        return self.server.origin.url
+
+    def takes(self, model: str, now_s: float) -> bool:
+        """Whether a call of `model` may be sent here now, a probing call included."""
+        health = self.health[model]
+        return health.state is State.IN_ROTATION or health.is_due(now_s)
+
+
+class LiveBackend:
+    """A backend and its replicas."""
+
+    __slots__ = ("gate", "is_draining", "kind", "kinds", "name", "replicas")
+
+    def __init__(self, name: str, kind: str, kinds: frozenset[str] | None, replicas: list[LiveReplica], gate: Gate):
+        self.name = name
+        self.kind = kind
+        self.kinds = kinds
+        self.replicas = replicas
+        self.gate = gate
+        self.is_draining = False
+
+    def pick(self, model: str, now_s: float, rng: random.Random) -> LiveReplica:
+        """The replica for the next attempt: one that is due for its probing call, else the least busy in rotation, else any."""
+        in_rotation = []
+        for replica in self.replicas:
+            health = replica.health[model]
+            if health.state is State.IN_ROTATION:
+                in_rotation.append(replica)
+            elif health.may_take(now_s):
+                return replica
+        choices = in_rotation or self.replicas
+        if len(choices) == 1:
+            return choices[0]
+        return choices[least_busy([replica.in_flight for replica in choices], rng)]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptLimits:
+    """Durations in seconds: the model's, overlaid by the backend's own."""
+
+    connect_s: float
+    first_token_s: float
+    first_token_per_kib_s: float
+    between_tokens_s: float
+    answer_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A model on a backend: the name it has there, as a JSON string, how that is undone in answers, and how long things may take."""
+
+    backend: LiveBackend
+    name: bytes
+    renaming: Renaming
+    limits: AttemptLimits
+
+
+class LiveModel:
+    """A public model: where it may go, and what its calls may still spend on retries."""
+
+    __slots__ = (
+        "_well",
+        "at_most_share",
+        "bindings",
+        "budget",
+        "name",
+        "retry",
+        "revision",
+        "route",
+        "split",
+        "total_s",
+        "unwell",
+    )
+
+    def __init__(self, route: ModelRoute, split: Mapping[str, float], bindings: dict[str, Binding], *, retry: RetryRules,
+                 budget: RetryBudget, total_s: float, at_most_share: float, revision: int):  # fmt: skip
+        self.name = route.name
+        self.route = route
+        self.split = split
+        self.bindings = bindings
+        self.retry = retry
+        self.budget = budget
+        self.total_s = total_s
+        self.at_most_share = at_most_share
+        self.revision = revision
+        self.unwell = 0
+        self._well = self._look(None)
+
+    def snapshot(self, now_s: float) -> Snapshot:
+        """What a choice may count on now. While all is well it is one and the same object."""
+        if not self.unwell and not any(b.backend.is_draining for b in self.bindings.values()):
+            return self._well
+        return self._look(now_s)
+
+    def _look(self, now_s: float | None) -> Snapshot:
+        views = {}
+        for name, binding in self.bindings.items():
+            backend = binding.backend
+            takes = now_s is None or any(replica.takes(self.name, now_s) for replica in backend.replicas)
+            views[name] = BackendView(name, in_rotation=takes, is_draining=backend.is_draining, kinds=backend.kinds)
+        return Snapshot(self.revision, views, all_in_rotation=all(_takes_all(view) for view in views.values()))
+
+    def may_eject_one(self) -> bool:
+        """Whether one more replica of this model may leave the rotation: never the last one, and never too many at once."""
+        states = [r.health[self.name].state for b in self.bindings.values() for r in b.backend.replicas]
+        return may_eject(sum(state is State.IN_ROTATION for state in states), len(states), self.at_most_share)
+
+    def count_unwell(self) -> None:
+        """Call after any change of a replica's state."""
+        self.unwell = sum(
+            r.health[self.name].state is not State.IN_ROTATION
+            for b in self.bindings.values()
+            for r in b.backend.replicas
+        )
+
+
+def _takes_all(view: BackendView) -> bool:
+    return view.in_rotation and not view.is_draining and view.kinds is None
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Everything behind the router, and the one source of chance."""
+
+    backends: dict[str, LiveBackend]
+    models: dict[str, LiveModel]
+    revision: int
+    rng: random.Random

@@ -1,0 +1,150 @@
+"""Counts and durations of calls, kept as plain numbers on the path and turned into Prometheus' form only when somebody asks.
+
+Labels come from the configuration alone (models, backends) and from our own enums, so their number is bounded.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from router.fleet import Fleet
+
+# vLLM's own buckets for time to first token (vllm/v1/metrics/loggers.py), so that both can be laid side by side.
+SECONDS = (
+    0.001,
+    0.005,
+    0.01,
+    0.02,
+    0.04,
+    0.06,
+    0.08,
+    0.1,
+    0.25,
+    0.5,
+    0.75,
+    1.0,
+    2.5,
+    5.0,
+    7.5,
+    10.0,
+    20.0,
+    40.0,
+    80.0,
+    160.0,
+    640.0,
+)
+
+
+class Durations:
+    """A histogram: one bisect and two additions an observation."""
+
+    __slots__ = ("counts", "sum_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(SECONDS) + 1)
+        self.sum_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(SECONDS, seconds)] += 1
+        self.sum_s += seconds
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Cumulative counts by upper bound, as Prometheus wants them."""
+        total = 0
+        rows = []
+        for bound, count in zip((*SECONDS, float("inf")), self.counts, strict=True):
+            total += count
+            rows.append(("+Inf" if bound == float("inf") else repr(bound), float(total)))
+        return rows
+
+
+class Metrics:
+    """What is counted: calls by how they ended, attempts by outcome, decisions to go on or not, and durations."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[tuple[str, str, str]] = Counter()
+        self.attempts: Counter[tuple[str, str, str]] = Counter()
+        self.steps: Counter[tuple[str, str]] = Counter()
+        self._first: dict[tuple[str, str], Durations] = {}
+        self._whole: dict[tuple[str, str], Durations] = {}
+
+    def first_content(self, model: str, backend: str, seconds: float) -> None:
+        """Time from the attempt's start to its first content."""
+        self._durations(self._first, model, backend).observe(seconds)
+
+    def whole_call(self, model: str, backend: str, seconds: float) -> None:
+        """Time from the call's arrival to its end."""
+        self._durations(self._whole, model, backend).observe(seconds)
+
+    def families(self) -> Iterable[Metric]:
+        """Everything, in Prometheus' terms."""
+        yield _counter("crossfade_calls", "Calls, by how they ended.", ("model", "backend", "result"), self.calls)
+        yield _counter("crossfade_attempts", "Attempts, by outcome.", ("model", "backend", "outcome"), self.attempts)
+        yield _counter("crossfade_steps", "What followed a failed attempt, by reason.", ("model", "reason"), self.steps)
+        yield _histogram("crossfade_first_token_seconds", "Attempt start to first content.", self._first)
+        yield _histogram("crossfade_call_seconds", "Arrival of a call to its end.", self._whole)
+
+    @staticmethod
+    def _durations(table: dict[tuple[str, str], Durations], model: str, backend: str) -> Durations:
+        found = table.get((model, backend))
+        if found is None:
+            found = table[model, backend] = Durations()
+        return found
+
+
+class _Scrape(Collector):
+    def __init__(self, metrics: Metrics, fleet: Fleet):
+        self._metrics = metrics
+        self._fleet = fleet
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._metrics.families()
+        yield from _fleet_families(self._fleet)
+
+
+def _fleet_families(fleet: Fleet) -> Iterable[Metric]:
+    rotation = GaugeMetricFamily(
+        "crossfade_in_rotation", "1 where a replica takes calls of a model.", labels=("model", "backend", "replica")
+    )
+    flying = GaugeMetricFamily("crossfade_in_flight", "Attempts that are running.", labels=("backend", "replica"))
+    share = GaugeMetricFamily(
+        "crossfade_share", "The share of a model's calls that a backend is meant to get.", labels=("model", "backend")
+    )
+    for backend in fleet.backends.values():
+        for replica in backend.replicas:
+            flying.add_metric((backend.name, replica.url), replica.in_flight)
+            for model, health in replica.health.items():
+                rotation.add_metric((model, backend.name, replica.url), float(health.state == "in_rotation"))
+    for live in fleet.models.values():
+        for name, value in live.split.items():
+            share.add_metric((live.name, name), value)
+    yield from (rotation, flying, share)
+    yield GaugeMetricFamily("crossfade_revision", "The routing state in force.", value=fleet.revision)
+
+
+def _counter(name: str, help_text: str, labels: tuple[str, ...], counts: Mapping[Any, int]) -> Metric:
+    family = CounterMetricFamily(name, help_text, labels=labels)
+    for values, count in list(counts.items()):
+        family.add_metric(values, count)
+    return family
+
+
+def _histogram(name: str, help_text: str, table: dict[tuple[str, str], Durations]) -> Metric:
+    family = HistogramMetricFamily(name, help_text, labels=("model", "backend"))
+    for values, durations in list(table.items()):
+        family.add_metric(values, durations.buckets(), durations.sum_s)
+    return family
+
+
+def exposition(metrics: Metrics, fleet: Fleet) -> bytes:
+    """The text that Prometheus scrapes."""
+    registry = CollectorRegistry()
+    registry.register(_Scrape(metrics, fleet))
+    return generate_latest(registry)

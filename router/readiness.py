@@ -1,0 +1,45 @@
+"""Whether every model can be answered now, and by whom: the body of `/health/ready`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from policies.ejection import State
+from router.fleet import Fleet, LiveReplica
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """For each model its backends' replicas with their state; ready where each model has one in rotation."""
+
+    is_ready: bool
+    revision: int
+    models: dict[str, dict[str, list[dict[str, str]]]]
+
+    def as_json(self) -> dict[str, Any]:
+        """The body; no addresses of backends, because load balancers and strangers read it."""
+        return {"status": "ready" if self.is_ready else "not ready", "revision": self.revision, "models": self.models}
+
+
+def readiness(fleet: Fleet) -> Readiness:
+    """The state of everything now."""
+    models: dict[str, dict[str, list[dict[str, str]]]] = {}
+    is_ready = True
+    for model in fleet.models.values():
+        rows = {
+            name: [_state(replica, model.name, binding.backend.is_draining) for replica in binding.backend.replicas]
+            for name, binding in model.bindings.items()
+        }
+        models[model.name] = rows
+        is_ready = is_ready and any(
+            row["state"] == State.IN_ROTATION.value for replicas in rows.values() for row in replicas
+        )
+    return Readiness(is_ready, fleet.revision, models)
+
+
+def _state(replica: LiveReplica, model: str, is_draining: bool) -> dict[str, str]:
+    if is_draining:
+        return {"state": "draining", "reason": ""}
+    health = replica.health[model]
+    return {"state": health.state.value, "reason": health.reason}

@@ -1,0 +1,190 @@
+"""What a client sent, read as far as it decides something and no further: the body's top level as raw slices, and a few fields.
+
+A long prompt is never parsed into objects: the top level is split once into name and raw value, the few values that decide
+something are decoded, and a body for a backend is written from the same slices with the model's name replaced.
+
+Rejected here, because two readers could understand them differently: invalid UTF-8, nesting deeper than 64, a top-level name
+that stands twice. Values that are not interpreted are the backend's to judge.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+import msgspec
+
+MAX_DEPTH = 64  # orjson's and vLLM's parsers take 1,000 and more; no real call nests deeper than a JSON schema's dozen
+MAX_MODEL_CHARS = 200
+LONG_VALUE_BYTES = 64  # cutting a value out costs about as much as reading 64 bytes of it
+
+_TOP_LEVEL = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_STRING = msgspec.json.Decoder(str)
+_PAIRS = json.JSONDecoder(object_pairs_hook=list)
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_WHITESPACE = b" \t\r\n"
+
+
+class BadCall(Exception):
+    """The call is the client's to mend: `param` names the field, `code` is what SDKs key on."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None):
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class CallBody:
+    """A body that was read: its raw top-level fields, and those that decide something."""
+
+    fields: dict[str, msgspec.Raw]
+    model: str
+    stream: bool
+    has_tools: bool
+    user: str | None
+    messages: bytes
+    size_bytes: int
+
+    def write(self, model: bytes) -> bytes:
+        """The body for a backend, with `model`, a JSON string, in the place of the public name."""
+        fields = dict(self.fields)
+        fields["model"] = msgspec.Raw(model)
+        return msgspec.json.encode(fields)
+
+
+def read_body(kind: str, body: bytes) -> CallBody:
+    """Read the JSON body of one call of `kind`. Raises BadCall."""
+    fields = _top_level(body)
+    model = _text(fields, "model")
+    if not model:
+        raise BadCall("you must provide a model parameter", param="model")
+    _require(kind, fields)
+    return CallBody(
+        fields=fields,
+        model=model,
+        stream=_flag(fields, "stream"),
+        has_tools=_is_filled(fields.get("tools")),
+        user=_text(fields, "user"),
+        messages=bytes(fields["messages"]) if "messages" in fields else b"",
+        size_bytes=len(body),
+    )
+
+
+def _top_level(body: bytes) -> dict[str, msgspec.Raw]:
+    if not body:
+        raise BadCall("the body is empty; send a JSON object")
+    if not body.isascii():
+        try:
+            str(body, "utf-8")
+        except UnicodeDecodeError as exc:
+            raise BadCall(f"the body is not valid UTF-8 at byte {exc.start}") from exc
+    _check_depth(body)
+    try:
+        fields = _TOP_LEVEL.decode(body)
+    except msgspec.ValidationError as exc:
+        raise BadCall("the body must be a JSON object") from exc
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise BadCall(f"the body is not valid JSON: {exc}") from exc
+    _check_names(body, fields)
+    return fields
+
+
+def _check_depth(body: bytes) -> None:
+    if _count_up_to(body, b"[", MAX_DEPTH) + _count_up_to(body, b"{", MAX_DEPTH) <= MAX_DEPTH:
+        return  # fewer brackets than levels
+    brackets = _STRINGS.sub(b"", body).translate(None, _NOT_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        if not brackets:
+            return
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    if brackets:
+        raise BadCall(f"the body is not valid JSON, or nests deeper than {MAX_DEPTH} levels")
+
+
+def _count_up_to(body: bytes, byte: bytes, limit: int) -> int:
+    """How often `byte` stands in `body`, at most `limit` + 1. Few hits in a long text: `find` is ten times as fast as `count`."""
+    position = -1
+    for count in range(limit + 1):
+        position = body.find(byte, position + 1)
+        if position < 0:
+            return count
+    return limit + 1
+
+
+def _check_names(body: bytes, fields: dict[str, msgspec.Raw]) -> None:
+    """Find a name that stands twice. It leaves bytes that no field accounts for; without such bytes there is none.
+
+    Otherwise (white space does that too) the pairs of the top level are counted, with every long value cut out first.
+    """
+    accounted = 1 + sum(len(name) + 4 + len(memoryview(value)) for name, value in fields.items())
+    if accounted == len(body):
+        return
+    skeleton = body
+    for value in fields.values():
+        if len(memoryview(value)) > LONG_VALUE_BYTES:
+            raw = bytes(value)
+            start = skeleton.find(raw[:LONG_VALUE_BYTES])
+            end = start + len(raw)
+            if skeleton[start:end] == raw:
+                skeleton = b"%b0%b" % (skeleton[:start], skeleton[end:])
+    if len(_PAIRS.decode(skeleton.decode("utf-8"))) != len(fields):
+        raise BadCall("the body names a field twice; send each field once")
+
+
+def _require(kind: str, fields: dict[str, msgspec.Raw]) -> None:
+    if kind == "chat":
+        _check_list(fields, "messages")
+    elif kind == "completions" and "prompt" not in fields:
+        raise BadCall("prompt is missing", param="prompt")
+    elif kind == "embeddings" and "input" not in fields:
+        raise BadCall("input is missing", param="input")
+    tools = fields.get("tools")
+    if tools is not None and _opening(tools)[:1] not in (b"[", b"n"):
+        raise BadCall("tools must be a list", param="tools")
+
+
+def _check_list(fields: dict[str, msgspec.Raw], name: str) -> None:
+    value = fields.get(name)
+    if value is None:
+        raise BadCall(f"{name} is missing", param=name)
+    if _opening(value)[:1] != b"[":
+        raise BadCall(f"{name} must be a list", param=name)
+    if not _is_filled(value):
+        raise BadCall(f"{name} must not be empty", param=name)
+
+
+def _is_filled(value: msgspec.Raw | None) -> bool:
+    if value is None:
+        return False
+    opening = _opening(value)
+    return opening[:1] == b"[" and opening[1:].lstrip(_WHITESPACE)[:1] != b"]"
+
+
+def _opening(value: msgspec.Raw) -> bytes:
+    return memoryview(value)[:64].tobytes()
+
+
+def _flag(fields: dict[str, msgspec.Raw], name: str) -> bool:
+    value = fields.get(name)
+    if value is None:
+        return False
+    text = bytes(value)
+    if text in (b"true", b"false", b"null"):
+        return text == b"true"
+    raise BadCall(f"{name} must be true or false", param=name)
+
+
+def _text(fields: dict[str, msgspec.Raw], name: str) -> str | None:
+    value = fields.get(name)
+    if value is None or bytes(value) == b"null":
+        return None
+    try:
+        text = _STRING.decode(value)
+    except msgspec.DecodeError as exc:
+        raise BadCall(f"{name} must be a string", param=name) from exc
+    if name == "model" and len(text) > MAX_MODEL_CHARS:
+        raise BadCall(f"{name} must be at most {MAX_MODEL_CHARS} characters long", param=name)
+    return text

@@ -1,0 +1,179 @@
+"""From a backend's answer to the client: a stream chunk by chunk, a whole answer at once, other bytes as they come.
+
+Where a stream commits
+----------------------
+Events are held back until the first with content (text, reasoning, a piece of a tool call); until then anything that goes wrong
+raises, and the call moves to another attempt with nothing said. With that event the head goes out, and from there on an error
+means `StreamBroken`.
+
+What a chunk costs: one callback from the socket, one split, one decode of five fields, one replacement of the model's name, one
+write. No task is woken, no timer is armed; the time limit is pushed forward by assigning an instant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from backends.answers import Renaming, check_whole, read_chunk
+from backends.errors import AnswerTimeout, BackendError, DeadlinePassed, ProtocolBroken, StreamBroken
+from backends.exchange import Exchange
+from backends.faults import fault_of_error
+from backends.sse import Event, SseDecoder, encode
+from router.edge import Client
+
+MAX_ANSWER_BYTES = 67_108_864  # a whole answer: 64 MiB, far above the largest batch of embeddings that engines allow
+DONE = b"[DONE]"
+_DONE_EVENT = b"data: [DONE]\n\n"
+_EVENT_STREAM = "text/event-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """`between_tokens_s` is a duration, `deadline_s` the call's last instant."""
+
+    between_tokens_s: float
+    deadline_s: float
+
+
+class StreamRelay:
+    """One stream of chat completions or completions on its way to the client."""
+
+    __slots__ = (
+        "_client",
+        "_decoder",
+        "_held",
+        "_limits",
+        "_loop",
+        "_renaming",
+        "_reply",
+        "first_s",
+        "is_done",
+        "is_finished",
+    )
+
+    def __init__(self, reply: Exchange, client: Client, renaming: Renaming, limits: StreamLimits):
+        self._reply = reply
+        self._client = client
+        self._renaming = renaming
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._decoder = SseDecoder()
+        self._held: list[bytes] = []
+        self.first_s = 0.0
+        self.is_finished = False
+        self.is_done = False
+
+    async def until_content(self) -> None:
+        """Hold events back until one has content. Raises BackendError where none comes: the call may still move."""
+        reply = self._reply
+        if not reply.headers.get("content-type", "").startswith(_EVENT_STREAM):
+            raise fault_of_error(await reply.read(MAX_ANSWER_BYTES))
+        await reply.pump(self._hold)
+        if self.first_s:
+            return
+        if not self.is_finished:
+            raise ProtocolBroken("the stream ended without any content")
+        self.first_s = self._loop.time()  # the model had nothing to say, and said so
+
+    async def to_the_end(self) -> None:
+        """Send on what was held, then everything that follows. Raises StreamBroken where the stream does not end as it should."""
+        reply, client = self._reply, self._client
+        reply.set_limit(self._next_limit_s(), self._late)
+        client.reader = reply
+        try:
+            client.write(b"".join(self._held))
+            self._held.clear()
+            await reply.pump(self._pass_on)
+            if not self.is_finished:
+                raise StreamBroken("the stream ended without a finish_reason")
+            if not self.is_done:
+                client.write(_DONE_EVENT)
+        except StreamBroken:
+            raise
+        except BackendError as error:
+            if self.is_done:
+                return  # everything was said; only the framing's end is missing
+            if isinstance(error, DeadlinePassed):
+                raise
+            raise StreamBroken(str(error), status=error.status) from error
+        finally:
+            client.reader = None
+
+    # -- sinks: called from the socket, they never wait ----------------------------------------------
+
+    def _hold(self, data: bytes) -> bool:
+        has_content = False
+        for event in self._decoder.feed(data):
+            has_content = self._take(event, self._held) or has_content
+        if has_content:
+            self.first_s = self._loop.time()
+        return has_content
+
+    def _pass_on(self, data: bytes) -> None:
+        out: list[bytes] = []
+        has_content = False
+        try:
+            for event in self._decoder.feed(data):
+                has_content = self._take(event, out) or has_content
+        finally:
+            if out:
+                self._client.write(out[0] if len(out) == 1 else b"".join(out))
+        if has_content:
+            self._reply.limit_s = self._next_limit_s()
+        if self._client.edge.is_slow:
+            self._reply.pause_reading()
+
+    def _take(self, event: Event, out: list[bytes]) -> bool:
+        """Put one event into `out` in the form that clients get; whether it has content. What follows [DONE] is dropped."""
+        if self.is_done:
+            return False
+        data = event.data
+        if data == DONE:
+            self.is_done = True
+            out.append(_DONE_EVENT)
+            return False
+        if event.type == b"error":
+            raise fault_of_error(data)
+        chunk = read_chunk(data)
+        if chunk.finish_reason:
+            self.is_finished = True
+        data = self._renaming.apply(data, chunk.model)
+        out.append(b"data: %b\n\n" % data if not event.type else encode(Event(event.type, data)))
+        return chunk.has_content
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    def _next_limit_s(self) -> float:
+        return min(self._loop.time() + self._limits.between_tokens_s, self._limits.deadline_s)
+
+    def _late(self) -> BackendError:
+        if self._loop.time() >= self._limits.deadline_s:
+            return DeadlinePassed("the call's deadline passed in mid-stream")
+        return StreamBroken(f"no content for {self._limits.between_tokens_s:g} s in mid-stream")
+
+
+async def read_answer(reply: Exchange, kind: str, renaming: Renaming) -> bytes:
+    """A whole JSON answer in the client's terms. Raises BackendError where it is none: the call may still move."""
+    body = await reply.read(MAX_ANSWER_BYTES)
+    return renaming.apply(body, check_whole(kind, body))
+
+
+async def pass_through(reply: Exchange, client: Client, limits: StreamLimits) -> None:
+    """Bytes as they come, for paths whose answers are not interpreted. Raises StreamBroken where they stop short."""
+    loop = asyncio.get_running_loop()
+
+    def sink(data: bytes) -> None:
+        client.write(data)
+        reply.limit_s = min(loop.time() + limits.between_tokens_s, limits.deadline_s)
+        if client.edge.is_slow:
+            reply.pause_reading()
+
+    client.reader = reply
+    reply.set_limit(loop.time() + limits.between_tokens_s, lambda: AnswerTimeout("the answer stopped in the middle"))
+    try:
+        await reply.pump(sink)
+    except BackendError as error:
+        raise StreamBroken(str(error)) from error
+    finally:
+        client.reader = None

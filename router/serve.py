@@ -1,0 +1,54 @@
+"""Runs the router on a configuration until it is told to stop: uvicorn with our own client side, uvloop, a bounded drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Mapping
+
+import uvicorn
+import uvloop
+
+from router.app import build_app
+from router.config import Config
+from router.edge import KEEP_ALIVE_S, EdgeProtocol
+
+log = logging.getLogger("crossfade")
+
+BACKLOG = 4096  # connections the kernel keeps while the loop is busy; 2048 is uvicorn's default, 4096 Linux's own cap
+
+
+def set_up_logging(level: int = logging.INFO) -> None:
+    """One line a record on stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    for name in ("crossfade", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(level if name == "crossfade" else logging.WARNING)
+        logger.propagate = False
+
+
+def run(config: Config, env: Mapping[str, str]) -> None:
+    """Serve until SIGTERM or SIGINT; running calls get `drain_s` to finish. Raises SystemExit(3) where the port is taken."""
+    server = uvicorn.Server(
+        uvicorn.Config(
+            build_app(config, env),
+            host=config.server.host,
+            port=config.server.port,
+            http=EdgeProtocol,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=max(1, round(config.server.drain_s)),
+        )
+    )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(server.serve())
