@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args
@@ -218,7 +219,9 @@ def _yes_or_no(value: Any) -> Any:
 def _retyped(value: Any) -> Any:
     """Free-form values have no type of their own: what came from the environment is read as YAML."""
     if isinstance(value, FromEnvironment):
-        return interpreted(value)
+        return _retyped(interpreted(str(value)))
+    if isinstance(value, float) and not math.isfinite(value):
+        raise invalid("holds a number that is not finite, which JSON cannot carry.", "Write a finite number.")
     if isinstance(value, dict):
         return {key: _retyped(item) for key, item in value.items()}
     return [_retyped(item) for item in value] if isinstance(value, list) else value

@@ -74,6 +74,11 @@ WRONG: dict[str, tuple[str, Any, str]] = {
         "has the path /v1/chat/completions. Write only http://x:1;",
     ),
     "not a number": (JANE + "hedge", {"after_s": float("nan")}, "number"),
+    "a free value that JSON cannot carry": (
+        JANE + "sampling",
+        {"x": [float("inf")]},
+        "holds a number that is not finite",
+    ),
     "a name on a backend that is empty": (JANE + "on/vllm", "", "must not be empty"),
     "a name on a backend that is a number": (JANE + "on/vllm", 5, "a mapping of keys is needed"),
 }
