@@ -41,7 +41,7 @@ def varied(changes: Mapping[str, Any]) -> str:
             del at[last]
         else:
             at[last] = value
-    return json.dumps(tree, indent=1)
+    return json.dumps(tree, indent=1).replace("Infinity", ".inf").replace("NaN", ".nan")  # as YAML writes them
 
 
 @pytest.fixture

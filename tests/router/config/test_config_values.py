@@ -73,7 +73,7 @@ WRONG: dict[str, tuple[str, Any, str]] = {
         "http://x:1/v1/chat/completions",
         "has the path /v1/chat/completions. Write only http://x:1;",
     ),
-    "not a number": (JANE + "hedge", {"after_s": float("nan")}, "number"),
+    "seconds that are not a number": (JANE + "hedge", {"after_s": float("nan")}, "finite number is needed"),
     "a free value that JSON cannot carry": (
         JANE + "sampling",
         {"x": [float("inf")]},
