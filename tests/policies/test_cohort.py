@@ -135,7 +135,7 @@ NOBODY = {
 }
 
 
-@pytest.mark.parametrize("messages", NOBODY.values(), ids=NOBODY.keys())
+@pytest.mark.parametrize("messages", list(NOBODY.values()), ids=list(NOBODY))
 def test_no_conversation_can_be_told(messages: bytes) -> None:
     assert conversation_fingerprint(messages) is None
 
@@ -165,7 +165,7 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize(("key", "backends"), GOLDEN.items(), ids=[ascii(key)[:20] for key in GOLDEN])
+@pytest.mark.parametrize(("key", "backends"), list(GOLDEN.items()), ids=[ascii(key)[:20] for key in GOLDEN])
 def test_an_upgrade_moves_nobody(key: str, backends: tuple[str, str]) -> None:
     two = Splitter("jane", {"lmstudio": 0.95, "vllm": 0.05})
     three = Splitter("jane", {"lmstudio": 0.6, "vllm": 0.3, "cloud": 0.1})
