@@ -76,7 +76,7 @@ class RetryBudget:
         """Let time pass: the floor fills up, and what is older than the window is lost."""
         now_us = int(now_s * _US_PER_S)
         if self._last_us is None:
-            self._last_us = now_us + 1  # never earlier than it was
+            self._last_us = now_us
             self._second = now_us // _US_PER_S
         passed_us = now_us - self._last_us
         if passed_us <= 0:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class CallFacts:
+class CallFacts(msgspec.Struct, frozen=True, gc=False):
     """The facts of one call, read once.
 
     `model` is the public name. `kind` is chat, completions, embeddings, responses, messages or pass. `headers` are keyed by

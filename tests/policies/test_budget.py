@@ -134,5 +134,5 @@ class Budgets(RuleBasedStateMachine):
         assert recent * 1000 * 1000 <= self.ratio * calls * 1000 + self.min_per_s * (WINDOW_S + 1) * second_ms
 
 
-Budgets.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+Budgets.TestCase.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
 TestBudgets = Budgets.TestCase

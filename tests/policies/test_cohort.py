@@ -191,6 +191,11 @@ def test_the_order_in_which_a_split_is_written_does_not_matter() -> None:
     assert placed({"a": 0.7, "b": 0.2, "c": 0.1}) == placed({"c": 0.1, "a": 0.7, "b": 0.2})
 
 
+def test_nor_does_it_for_chance() -> None:
+    one, other = Splitter("jane", {"a": 0.5, "b": 0.5}), Splitter("jane", {"b": 0.5, "a": 0.5})
+    assert all(one.pick(None, random.Random(i)) == other.pick(None, random.Random(i)) for i in range(20))
+
+
 def test_only_ratios_matter() -> None:
     assert placed({"a": 0.75, "b": 0.25}) == placed({"a": 3, "b": 1})
 
@@ -212,14 +217,14 @@ def raised(draw: st.DrawFn) -> tuple[dict[str, float], dict[str, float], str]:
     return before, {other: share if other == name else before[other] * left for other in before}, name
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(raised())
 def test_raising_a_share_only_ever_moves_callers_to_it(change: tuple[dict[str, float], dict[str, float], str]) -> None:
     before, after, name = change
     assert {to for _, to in moves(before, after)} <= {name}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(raised())
 def test_taking_it_back_returns_everybody(change: tuple[dict[str, float], dict[str, float], str]) -> None:
     before, after, name = change
@@ -229,7 +234,7 @@ def test_taking_it_back_returns_everybody(change: tuple[dict[str, float], dict[s
 shares = st.lists(st.integers(0, 20), min_size=3, max_size=3).filter(any)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(shares, shares)
 def test_whatever_changes_a_caller_only_moves_to_a_share_that_grew_by_a_larger_factor(
     before: list[int], after: list[int]

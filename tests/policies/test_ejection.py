@@ -88,6 +88,13 @@ def test_failures_older_than_the_window_are_forgotten() -> None:
     assert state_of(health) is State.IN_ROTATION
 
 
+def test_successes_older_than_the_window_are_forgotten() -> None:
+    health = healthy()
+    report(health, "." * 100, now_s=2.0)
+    report(health, ".x.x.x.x.x", now_s=33.0)
+    assert state_of(health) is State.EJECTED
+
+
 def test_failures_within_the_window_add_up_over_its_slices() -> None:
     health = healthy()
     for second in (2, 7, 12, 17, 22):

@@ -163,5 +163,5 @@ class Replica(RuleBasedStateMachine):
         assert any(self.health.state is state for state, _ in NEXT)
 
 
-Replica.TestCase.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+Replica.TestCase.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
 TestReplica = Replica.TestCase

@@ -175,7 +175,7 @@ outcomes = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(outcomes, min_size=1, max_size=20), st.integers(1, 4), st.integers(1, 4), st.floats(0.5, 30), st.booleans()
 )
