@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from policies.facts import CallFacts
@@ -20,6 +20,6 @@ def call() -> Callable[..., CallFacts]:
     """A plain chat call of `jane`, with the differences that are given."""
 
     def different(**differences: Any) -> CallFacts:
-        return replace(PLAIN, **differences)
+        return msgspec.structs.replace(PLAIN, **differences)
 
     return different
