@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Callable
 
 from backends.errors import BackendError, FirstTokenTimeout, ProtocolBroken
-from backends.http1 import Connection
+from backends.http1 import Connection, Tap
 
 ERROR_BODY_BYTES = 65_536  # vLLM's largest captured error body is 2 KB; what is longer is cut
 MAX_BUFFERED_BYTES = 1_048_576  # bytes taken in before anybody reads them; then the backend is made to wait
@@ -138,6 +138,11 @@ class Exchange:
             return connection
         connection.close()
         return None
+
+    def tap(self, tap: Tap | None) -> None:
+        """Offer each read to `tap` before it is parsed; see `backends.http1`."""
+        if self._connection is not None and not self._ended:
+            self._connection.tap = tap
 
     def pause_reading(self) -> None:
         if self._connection is not None:

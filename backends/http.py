@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+import msgspec
+
 from backends.dialects import Dialect
 from backends.errors import BackendError, ConnectFailed, Failed, ProtocolBroken
 from backends.exchange import ERROR_BODY_BYTES, ErrorFactory, Exchange
@@ -23,8 +25,7 @@ PROBE_TIMEOUT_S = 2.0  # an engine that cannot say "200" in this time would not 
 MAX_PROBE_BYTES = 262_144  # a server with hundreds of models lists them in less
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """One attempt's request: everything but what belongs to the replica."""
 
     path: bytes
@@ -33,8 +34,7 @@ class Outgoing:
     request_id: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """`connect_s` is a duration; `first_content_s` an instant of the loop's clock, after which `late` says what went wrong."""
 
     connect_s: float

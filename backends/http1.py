@@ -4,6 +4,8 @@ Rules
 -----
 * One exchange at a time; the receiver gets `on_head`, `on_body` (any number of times), then exactly one of
   `on_end` or `on_broken`.
+* A receiver may set a `tap`: it is offered each read that begins at a chunk's boundary, framing included, and takes whole chunks
+  from its start, or nothing. The parser need not see those, because it would end in the state in which it began.
 * Nothing here waits, allocates a task or parses a body: a chunk costs one callback from the socket to the receiver.
 * A connection is reusable only after a whole message whose framing ended it (never after close-delimited bodies,
   never when bytes came after the message, never when the server said `connection: close`).
@@ -14,6 +16,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import httptools
@@ -23,6 +26,9 @@ from backends.errors import BackendError, ProtocolBroken
 MAX_HEADERS = 100  # Envoy's default limit on an upstream's answer
 MAX_HEAD_BYTES = 65_536  # httpx gives up at about 100 KB; no engine sends more than 2 KB
 MAX_INTERIM = 16  # 1xx answers before the real one; a flood of them is an attack
+
+
+Tap = Callable[[bytes], int]  # how many bytes of a read it took: whole chunks from the start
 
 
 class Receiver(Protocol):
@@ -38,6 +44,7 @@ class Connection(asyncio.Protocol):
     """A connection that can carry one exchange after the other. `is_idle` tells whether it may carry the next one."""
 
     __slots__ = (
+        "_chunk_is_whole",
         "_ended",
         "_head_bytes",
         "_headers",
@@ -46,9 +53,11 @@ class Connection(asyncio.Protocol):
         "_reading",
         "_receiver",
         "_started",
+        "_tappable",
         "exchanges",
         "idle_since_s",
         "is_idle",
+        "tap",
         "transport",
     )
 
@@ -57,6 +66,9 @@ class Connection(asyncio.Protocol):
         self.is_idle = True
         self.idle_since_s = 0.0
         self.exchanges = 0
+        self.tap: Tap | None = None
+        self._tappable = False
+        self._chunk_is_whole = False
         self._receiver: Receiver | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[str, str] = {}
@@ -76,6 +88,8 @@ class Connection(asyncio.Protocol):
         self.exchanges += 1
         self._started = False
         self._interim = 0
+        self._tappable = False
+        self._chunk_is_whole = False
         self._receiver = receiver
         self.transport.write(request)
 
@@ -83,6 +97,7 @@ class Connection(asyncio.Protocol):
         """Hang up now; the receiver hears nothing more. This is how a backend learns that nobody wants the answer."""
         self.is_idle = False
         self._receiver = None
+        self.tap = None
         if self.transport is not None:
             self.transport.abort()
 
@@ -102,6 +117,11 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        if self._tappable and self.tap is not None:
+            taken = self.tap(data)
+            if taken == len(data):
+                return
+            data = data[taken:]
         receiver = self._receiver
         if receiver is None:  # bytes that nobody asked for: the two sides no longer agree on where a message ends
             self.close()
@@ -114,6 +134,8 @@ class Connection(asyncio.Protocol):
         self._ended = False
         try:
             self._parser.feed_data(data)
+            # Exactly between two chunks: the last event was a chunk's end, and not even a part of the next size was read.
+            self._tappable = self._chunk_is_whole and data.endswith(b"\r\n")
         except httptools.HttpParserUpgrade:
             self._break("the backend switched protocols")
         except httptools.HttpParserError as error:
@@ -164,6 +186,12 @@ class Connection(asyncio.Protocol):
         if self._receiver is not None:
             self._receiver.on_head(status, headers)
 
+    def on_chunk_header(self) -> None:
+        self._chunk_is_whole = False
+
+    def on_chunk_complete(self) -> None:
+        self._chunk_is_whole = True
+
     def on_body(self, data: bytes) -> None:
         if self._receiver is not None:
             self._receiver.on_body(data)
@@ -178,6 +206,7 @@ class Connection(asyncio.Protocol):
             raise ProtocolBroken("the backend sent more than one answer")
         self._ended = True
         receiver, self._receiver = self._receiver, None
+        self.tap = None
         if receiver is None:
             return
         keeps = self._parser.should_keep_alive() and not self._is_close_delimited()

@@ -38,6 +38,11 @@ class SseDecoder:
         self._carry = b""
         self._has_begun = False
 
+    @property
+    def is_between_events(self) -> bool:
+        """Whether the next byte begins an event."""
+        return self._has_begun and not self._carry
+
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes, in order. Raises ProtocolBroken where one event grows beyond `MAX_EVENT_BYTES`."""
         if self._carry:

@@ -51,7 +51,7 @@ class Attempt:
         finally:
             replica.in_flight -= 1
             backend.gate.leave()
-            self.recorder.charge(self.model, replica, OUTCOMES[kind])
+            self.recorder.charge(self.model, replica, OUTCOMES[kind], started_s)
             self._note(kind, said, loop.time() - started_s)
 
     async def _answer(self, replica: LiveReplica, started_s: float) -> None:

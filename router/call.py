@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from policies.facts import CallFacts
 from policies.outcome import OutcomeKind
@@ -11,8 +12,7 @@ from router.multipart import FormBody
 from router.reading import CallBody
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptNote:
+class AttemptNote(msgspec.Struct, frozen=True, gc=False):
     """One attempt, as it ended."""
 
     backend: str
@@ -25,8 +25,7 @@ class AttemptNote:
         return f"{self.backend} {self.outcome.value} after {self.took_s:.3f} s{words}"
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct):
     """One request of a client. `deadline_s` and `started_s` are instants of the loop's clock."""
 
     facts: CallFacts
@@ -40,7 +39,7 @@ class Call:
     attempts: int = 0
     first_s: float = 0.0
     choice: str = ""
-    trail: list[AttemptNote] = field(default_factory=list)
+    trail: list[AttemptNote] = msgspec.field(default_factory=list)
 
 
 class HeaderView(Mapping[str, str]):

@@ -40,6 +40,11 @@ class EdgeProtocol(HttpToolsProtocol):
         if not self.is_gone:
             self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
+    def write_raw(self, framed: bytes) -> None:
+        """Write chunks that are framed already."""
+        if not self.is_gone:
+            self.transport.write(framed)
+
     def hang_up_after_answer(self) -> None:
         """Close once the answer is written, because the rest of the request will not be read."""
         self.cycle.keep_alive = False
@@ -75,12 +80,12 @@ def edge_of(scope: Any) -> EdgeProtocol:
 class Client:
     """The one who waits for the answer of one call: begins it once, then writes chunks or one whole body."""
 
-    __slots__ = ("_send", "_task", "edge", "has_begun", "reader")
+    __slots__ = ("_reader", "_send", "_task", "edge", "has_begun")
 
     def __init__(self, edge: EdgeProtocol, send: Any):
         self.edge = edge
         self.has_begun = False
-        self.reader: Pausable | None = None
+        self._reader: Pausable | None = None
         self._send = send
         self._task = asyncio.current_task()
         edge.listener = self
@@ -89,6 +94,12 @@ class Client:
         """Send the head. From here on the call cannot move any more; it can only be resumed or ended."""
         self.has_begun = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    def read_from(self, reader: Pausable | None) -> None:
+        """Whom to hold back while the client is slow; None for nobody."""
+        self._reader = reader
+        if reader is not None and self.edge.is_slow:
+            reader.pause_reading()
 
     def write(self, data: bytes) -> None:
         """Write a chunk of a stream."""
@@ -118,12 +129,12 @@ class Client:
             self._task.cancel()
 
     def client_is_slow(self) -> None:
-        if self.reader is not None:
-            self.reader.pause_reading()
+        if self._reader is not None:
+            self._reader.pause_reading()
 
     def client_caught_up(self) -> None:
-        if self.reader is not None:
-            self.reader.resume_reading()
+        if self._reader is not None:
+            self._reader.resume_reading()
 
 
 class Pausable(Protocol):

@@ -109,7 +109,7 @@ class CallEndpoint:
             tools=read.has_tools,
             prompt_bytes=read.size_bytes,
             user=read.user,
-            messages=read.messages,
+            messages=read.messages if model.reads_messages else b"",
             pin=self.admission.pin(headers, model.bindings),
         )
         total_s = self.admission.total_s(headers, model.total_s)

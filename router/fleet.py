@@ -100,6 +100,7 @@ class LiveModel:
         "bindings",
         "budget",
         "name",
+        "reads_messages",
         "retry",
         "revision",
         "route",
@@ -120,6 +121,8 @@ class LiveModel:
         self.at_most_share = at_most_share
         self.revision = revision
         self.unwell = 0
+        # Only then is a caller recognised by the beginning of the conversation; otherwise nobody reads the messages.
+        self.reads_messages = route.splitter.is_divided and any(key.text == "conversation" for key in route.stick_by)
         self._well = self._look(None)
 
     def snapshot(self, now_s: float) -> Snapshot:
@@ -134,7 +137,7 @@ class LiveModel:
             backend = binding.backend
             takes = now_s is None or any(replica.takes(self.name, now_s) for replica in backend.replicas)
             views[name] = BackendView(name, in_rotation=takes, is_draining=backend.is_draining, kinds=backend.kinds)
-        return Snapshot(self.revision, views, all_in_rotation=all(_takes_all(view) for view in views.values()))
+        return Snapshot.of(self.revision, views)
 
     def may_eject_one(self) -> bool:
         """Whether one more replica of this model may leave the rotation: never the last one, and never too many at once."""
@@ -148,10 +151,6 @@ class LiveModel:
             for b in self.bindings.values()
             for r in b.backend.replicas
         )
-
-
-def _takes_all(view: BackendView) -> bool:
-    return view.in_rotation and not view.is_draining and view.kinds is None
 
 
 @dataclass(slots=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from policies.ejection import State
 from router.fleet import Fleet, LiveReplica
 
 EVERY_S = 2.0  # an engine that came back is used again within this time; Envoy's default interval for fast checks
@@ -48,8 +47,10 @@ class Monitor:
         replica.probe_said = said
         for name, health in replica.health.items():
             model = self._fleet.models[name]
-            if not said and health.state is State.EJECTED:
+            if not said:
                 health.probe_succeeded(now_s)
-            elif said and is_first and model.may_eject_one():
+                continue
+            health.probe_failed(now_s)
+            if is_first and model.may_eject_one():
                 health.keep_out(now_s, said)
-            model.count_unwell()
+                model.count_unwell()

@@ -9,19 +9,16 @@ that stands twice. Values that are not interpreted are the backend's to judge.
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import dataclass
 
 import msgspec
 
 MAX_DEPTH = 64  # orjson's and vLLM's parsers take 1,000 and more; no real call nests deeper than a JSON schema's dozen
 MAX_MODEL_CHARS = 200
-LONG_VALUE_BYTES = 64  # cutting a value out costs about as much as reading 64 bytes of it
 
 _TOP_LEVEL = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _STRING = msgspec.json.Decoder(str)
-_PAIRS = json.JSONDecoder(object_pairs_hook=list)
+_NAME = re.compile(rb'[ \t\r\n]*+,?[ \t\r\n]*+"(?:[^"\\]|\\.)*+"[ \t\r\n]*+:[ \t\r\n]*+')
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _WHITESPACE = b" \t\r\n"
@@ -36,8 +33,7 @@ class BadCall(Exception):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class CallBody:
+class CallBody(msgspec.Struct, frozen=True):
     """A body that was read: its raw top-level fields, and those that decide something."""
 
     fields: dict[str, msgspec.Raw]
@@ -45,8 +41,13 @@ class CallBody:
     stream: bool
     has_tools: bool
     user: str | None
-    messages: bytes
     size_bytes: int
+
+    @property
+    def messages(self) -> bytes:
+        """The raw JSON of `messages`, b"" where there is none."""
+        value = self.fields.get("messages")
+        return bytes(value) if value is not None else b""
 
     def write(self, model: bytes) -> bytes:
         """The body for a backend, with `model`, a JSON string, in the place of the public name."""
@@ -68,7 +69,6 @@ def read_body(kind: str, body: bytes) -> CallBody:
         stream=_flag(fields, "stream"),
         has_tools=_is_filled(fields.get("tools")),
         user=_text(fields, "user"),
-        messages=bytes(fields["messages"]) if "messages" in fields else b"",
         size_bytes=len(body),
     )
 
@@ -117,20 +117,19 @@ def _count_up_to(body: bytes, byte: bytes, limit: int) -> int:
 def _check_names(body: bytes, fields: dict[str, msgspec.Raw]) -> None:
     """Find a name that stands twice. It leaves bytes that no field accounts for; without such bytes there is none.
 
-    Otherwise (white space does that too) the pairs of the top level are counted, with every long value cut out first.
+    Otherwise (white space does that too) the body is walked field by field: it must hold these, in this order, and nothing else.
     """
     accounted = 1 + sum(len(name) + 4 + len(memoryview(value)) for name, value in fields.items())
     if accounted == len(body):
         return
-    skeleton = body
+    position = body.index(b"{") + 1
     for value in fields.values():
-        if len(memoryview(value)) > LONG_VALUE_BYTES:
-            raw = bytes(value)
-            start = skeleton.find(raw[:LONG_VALUE_BYTES])
-            end = start + len(raw)
-            if skeleton[start:end] == raw:
-                skeleton = b"%b0%b" % (skeleton[:start], skeleton[end:])
-    if len(_PAIRS.decode(skeleton.decode("utf-8"))) != len(fields):
+        name = _NAME.match(body, position)
+        raw = bytes(value)
+        if name is None or not body.startswith(raw, name.end()):
+            break
+        position = name.end() + len(raw)
+    if body[position : position + 64].lstrip(_WHITESPACE)[:1] != b"}":
         raise BadCall("the body names a field twice; send each field once")
 
 

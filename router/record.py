@@ -27,21 +27,21 @@ class Recorder:
         """The time and the dice of one decision."""
         return Chance(now_s, self.rng)
 
-    def charge(self, model: LiveModel, replica: LiveReplica, outcome: Outcome) -> None:
-        """Charge one attempt's outcome to the replica that made it."""
+    def charge(self, model: LiveModel, replica: LiveReplica, outcome: Outcome, began_s: float) -> None:
+        """Charge the outcome of one attempt, which began at `began_s`, to the replica that made it."""
         now_s = asyncio.get_running_loop().time()
         health = replica.health[model.name]
         before = health.state
         if outcome.counts_against_backend:
-            health.failed(now_s, may_eject=model.may_eject_one())
+            health.failed(now_s, may_eject=model.may_eject_one(), began_s=began_s)
         elif (
             outcome.kind is OutcomeKind.OK
             or outcome.kind is OutcomeKind.REJECTED
             or outcome.kind is OutcomeKind.OVERFLOW
         ):
-            health.succeeded(now_s)
+            health.succeeded(now_s, began_s=began_s)
         else:
-            health.abandon(now_s)
+            health.abandon(now_s, began_s=began_s)
         if health.state is not before:
             model.count_unwell()
             log.warning("%s on %s is now %s: %s", model.name, replica.url, health.state.value, health.reason)

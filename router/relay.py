@@ -6,16 +6,18 @@ Events are held back until the first with content (text, reasoning, a piece of a
 raises, and the call moves to another attempt with nothing said. With that event the head goes out, and from there on an error
 means `StreamBroken`.
 
-What a chunk costs: one callback from the socket, one split, one decode of five fields, one replacement of the model's name, one
-write. No task is woken, no timer is armed; the time limit is pushed forward by assigning an instant.
+What a chunk costs: one callback from the socket, a comparison with the shape that the stream's chunks repeat, one write. What has
+another shape is decoded (five fields, no tree). No task is woken, no timer is armed; the time limit is pushed forward by assigning
+an instant.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 
-from backends.answers import Renaming, check_whole, read_chunk
+import msgspec
+
+from backends.answers import ChunkShape, Renaming, check_whole, read_chunk
 from backends.errors import AnswerTimeout, BackendError, DeadlinePassed, ProtocolBroken, StreamBroken
 from backends.exchange import Exchange
 from backends.faults import fault_of_error
@@ -23,13 +25,15 @@ from backends.sse import Event, SseDecoder, encode
 from router.edge import Client
 
 MAX_ANSWER_BYTES = 67_108_864  # a whole answer: 64 MiB, far above the largest batch of embeddings that engines allow
+MAX_LESSONS = (
+    8  # a stream goes from reasoning to content and back a few times; one whose shape never settles is read in full
+)
 DONE = b"[DONE]"
 _DONE_EVENT = b"data: [DONE]\n\n"
 _EVENT_STREAM = "text/event-stream"
 
 
-@dataclass(frozen=True, slots=True)
-class StreamLimits:
+class StreamLimits(msgspec.Struct, frozen=True, gc=False):
     """`between_tokens_s` is a duration, `deadline_s` the call's last instant."""
 
     between_tokens_s: float
@@ -43,10 +47,12 @@ class StreamRelay:
         "_client",
         "_decoder",
         "_held",
+        "_lessons",
         "_limits",
         "_loop",
         "_renaming",
         "_reply",
+        "_shape",
         "first_s",
         "is_done",
         "is_finished",
@@ -59,6 +65,8 @@ class StreamRelay:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._decoder = SseDecoder()
+        self._shape = ChunkShape()
+        self._lessons = MAX_LESSONS
         self._held: list[bytes] = []
         self.first_s = 0.0
         self.is_finished = False
@@ -80,10 +88,11 @@ class StreamRelay:
         """Send on what was held, then everything that follows. Raises StreamBroken where the stream does not end as it should."""
         reply, client = self._reply, self._client
         reply.set_limit(self._next_limit_s(), self._late)
-        client.reader = reply
+        client.read_from(reply)
         try:
             client.write(b"".join(self._held))
             self._held.clear()
+            self._offer_tap()
             await reply.pump(self._pass_on)
             if not self.is_finished:
                 raise StreamBroken("the stream ended without a finish_reason")
@@ -98,21 +107,25 @@ class StreamRelay:
                 raise
             raise StreamBroken(str(error), status=error.status) from error
         finally:
-            client.reader = None
+            client.read_from(None)
 
     # -- sinks: called from the socket, they never wait ----------------------------------------------
 
     def _hold(self, data: bytes) -> bool:
         has_content = False
+        is_whole = self._decoder.is_between_events
         for event in self._decoder.feed(data):
             has_content = self._take(event, self._held) or has_content
         if has_content:
             self.first_s = self._loop.time()
+            if is_whole:
+                self._learn(data, self._held[-1])
         return has_content
 
     def _pass_on(self, data: bytes) -> None:
         out: list[bytes] = []
         has_content = False
+        is_whole = self._decoder.is_between_events
         try:
             for event in self._decoder.feed(data):
                 has_content = self._take(event, out) or has_content
@@ -121,8 +134,30 @@ class StreamRelay:
                 self._client.write(out[0] if len(out) == 1 else b"".join(out))
         if has_content:
             self._reply.limit_s = self._next_limit_s()
-        if self._client.edge.is_slow:
-            self._reply.pause_reading()
+            if is_whole:
+                self._learn(data, out[-1])
+        self._offer_tap()
+
+    def _learn(self, read: bytes, sent: bytes) -> None:
+        """Take the shape of a text chunk that was read in full; `read` may hold more than that one event, and then teaches nothing."""
+        if not self._lessons or self.is_finished or not self._decoder.is_between_events:
+            return
+        if read.count(b"data: ") == 1 and self._shape.learn(read, sent):
+            self._lessons -= 1
+
+    def _offer_tap(self) -> None:
+        is_known = self._lessons < MAX_LESSONS
+        self._reply.tap(self._tap if is_known and self._decoder.is_between_events else None)
+
+    def _tap(self, read: bytes) -> int:
+        """Offered each read of the socket once a shape is known; how much of it was known chunks, which are on their way then."""
+        out: list[bytes] = []
+        taken = self._shape.apply(read, out)
+        if taken:
+            self._client.edge.write_raw(out[0] if len(out) == 1 else b"".join(out))
+            limit_s = self._loop.time() + self._limits.between_tokens_s
+            self._reply.limit_s = limit_s if limit_s < self._limits.deadline_s else self._limits.deadline_s
+        return taken
 
     def _take(self, event: Event, out: list[bytes]) -> bool:
         """Put one event into `out` in the form that clients get; whether it has content. What follows [DONE] is dropped."""
@@ -166,14 +201,12 @@ async def pass_through(reply: Exchange, client: Client, limits: StreamLimits) ->
     def sink(data: bytes) -> None:
         client.write(data)
         reply.limit_s = min(loop.time() + limits.between_tokens_s, limits.deadline_s)
-        if client.edge.is_slow:
-            reply.pause_reading()
 
-    client.reader = reply
+    client.read_from(reply)
     reply.set_limit(loop.time() + limits.between_tokens_s, lambda: AnswerTimeout("the answer stopped in the middle"))
     try:
         await reply.pump(sink)
     except BackendError as error:
         raise StreamBroken(str(error)) from error
     finally:
-        client.reader = None
+        client.read_from(None)
