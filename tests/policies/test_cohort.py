@@ -18,11 +18,11 @@ from policies.facts import CallFacts
 Call = Callable[..., CallFacts]
 
 RNG = random.Random(0)
-KEYS = [f"caller-{i}" for i in range(4000)]
+KEYS = [f"caller-{i}" for i in range(2500)]
 NAMES = ("a", "b", "c", "d", "e")
 
 
-FEW = KEYS[:300]  # for properties: many splits, fewer callers
+FEW = KEYS[:200]  # for properties: many splits, fewer callers
 
 
 def placed(split: Mapping[str, float], model: str = "jane", keys: Sequence[str] = KEYS) -> list[str]:
