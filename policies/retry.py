@@ -4,8 +4,9 @@
 | ---------------------------------------- | ----------------------------------------------------------------------- |
 | failed: a 5xx before any content         | again here after a jittered pause, up to `attempts_per_backend`; on     |
 | refused, with a short `retry-after`      | waited out once, exactly, here; on                                      |
-| refused, without or with a longer one    | on; with nobody left and no `retry-after`, again here after a pause     |
-| no connection, a broken protocol         | on at once; with nobody left, again here after a jittered pause         |
+| refused, without or with a longer one    | on; with nobody left, no further: the client gets the wait to obey      |
+| no connection                            | on at once; with nobody left, no further: the client hears it at once   |
+| a broken protocol                        | on at once; with nobody left, again here after a jittered pause         |
 | a timeout, a wrong key, a missing model  | on at once; never again here: it was expensive, or it will not change   |
 | a prompt that is too long                | on at once: the next backend may take more                              |
 | the call's own fault, the client is gone | no further                                                              |
@@ -15,7 +16,7 @@ backend draws on the model's budget, and where that is empty the call moves on o
 the deadline after its pause.
 
 Worked numbers, two backends, two attempts on each, backoff (0.1, 2.0): a call that meets a 500 everywhere makes four attempts, two of
-them paid for, with pauses of at most 0.1 s each; one that meets closed ports makes three: a, b, and b once more.
+them paid for, with pauses of at most 0.1 s each; one that meets closed ports makes two, and its client knows within milliseconds.
 
 Dangers: after a timeout the backend may still be working on the first try, so trying it again would double its load when it is slowest;
 and a refused call that comes back early makes the queue longer that refused it.
@@ -99,7 +100,7 @@ class Chance:
 
 # Kinds that are worth another attempt on the same backend, after a pause.
 _AGAIN_HERE = frozenset({OutcomeKind.FAILED})
-_AGAIN_HERE_IF_LAST = frozenset({OutcomeKind.FAILED, OutcomeKind.CONNECT_FAILED, OutcomeKind.PROTOCOL_BROKEN})
+_AGAIN_HERE_IF_LAST = frozenset({OutcomeKind.FAILED, OutcomeKind.PROTOCOL_BROKEN})
 
 
 def next_step(outcome: Outcome, standing: Standing, rules: RetryRules, budget: RetryBudget, chance: Chance) -> NextStep:
@@ -136,10 +137,8 @@ def _again_here(outcome: Outcome, standing: Standing, rules: RetryRules, rng: ra
     if outcome.kind is OutcomeKind.REFUSED:
         if outcome.retry_after_s is not None:
             return _waited_out(outcome.retry_after_s, standing, rules)
-        is_worth_it = not standing.has_next
-    else:
-        is_worth_it = outcome.kind in (_AGAIN_HERE if standing.has_next else _AGAIN_HERE_IF_LAST)
-    if not is_worth_it:
+        return None
+    if outcome.kind not in (_AGAIN_HERE if standing.has_next else _AGAIN_HERE_IF_LAST):
         return None
     return NextStep(Action.RETRY, backoff_s(standing.attempts_here - 1, rules, rng), RetryReason.SAME_BACKEND)
 

@@ -60,25 +60,25 @@ class Attempt:
         outgoing = Outgoing(call.path, call.body.write(self.binding.name), call.content_type, call.request_id)
         async with replica.server.open(outgoing, self._limits(started_s)) as reply:
             if call.facts.kind == "pass":
-                await self._pass(reply, started_s)
+                await self._pass(reply, replica, started_s)
             elif call.facts.stream:
-                await self._stream(reply, started_s)
+                await self._stream(reply, replica, started_s)
             else:
                 body = await read_answer(reply, call.facts.kind, self.binding.renaming)
-                self._first_content(started_s)
+                self._first_content(replica, started_s)
                 await self.client.answer(200, self._headers(b"application/json"), body)
 
-    async def _stream(self, reply: Exchange, started_s: float) -> None:
+    async def _stream(self, reply: Exchange, replica: LiveReplica, started_s: float) -> None:
         relay = StreamRelay(reply, self.client, self.binding.renaming, self._stream_limits())
         await relay.until_content()
-        self._first_content(started_s)
+        self._first_content(replica, started_s)
         await self.client.begin(200, self._headers(b"text/event-stream; charset=utf-8"))
         await relay.to_the_end()
         await self.client.finish()
 
-    async def _pass(self, reply: Exchange, started_s: float) -> None:
+    async def _pass(self, reply: Exchange, replica: LiveReplica, started_s: float) -> None:
         content_type = reply.headers.get("content-type", "application/octet-stream").encode("latin-1")
-        self._first_content(started_s)
+        self._first_content(replica, started_s)
         await self.client.begin(200, self._headers(content_type))
         await pass_through(reply, self.client, self._stream_limits())
         await self.client.finish()
@@ -101,9 +101,10 @@ class Attempt:
     def _stream_limits(self) -> StreamLimits:
         return StreamLimits(self.binding.limits.between_tokens_s, self.call.deadline_s)
 
-    def _first_content(self, started_s: float) -> None:
+    def _first_content(self, replica: LiveReplica, started_s: float) -> None:
         now_s = asyncio.get_running_loop().time()
         self.call.first_s = now_s
+        self.recorder.heard(self.model, replica, started_s)
         self.recorder.metrics.first_content(self.model.name, self.binding.backend.name, now_s - started_s)
 
     def _headers(self, content_type: bytes) -> list[tuple[bytes, bytes]]:

@@ -7,6 +7,7 @@ import json
 import logging
 import random
 
+from policies.ejection import State
 from policies.outcome import Outcome, OutcomeKind
 from policies.retry import Chance
 from router.call import Call
@@ -45,6 +46,13 @@ class Recorder:
         if health.state is not before:
             model.count_unwell()
             log.warning("%s on %s is now %s: %s", model.name, replica.url, health.state.value, health.reason)
+
+    def heard(self, model: LiveModel, replica: LiveReplica, began_s: float) -> None:
+        """First content has come. A probing call has answered its question with it; its stream may take minutes more."""
+        health = replica.health[model.name]
+        if health.state is State.PROBING:
+            health.succeeded(asyncio.get_running_loop().time(), began_s=began_s)
+            model.count_unwell()
 
     def close(self, call: Call, backend: str, result: str) -> None:
         """The one terminal record of a call."""

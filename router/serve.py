@@ -30,9 +30,9 @@ def set_up_logging(level: int = logging.INFO) -> None:
         logger.propagate = False
 
 
-def run(config: Config, env: Mapping[str, str]) -> None:
-    """Serve until SIGTERM or SIGINT; running calls get `drain_s` to finish. Raises SystemExit(3) where the port is taken."""
-    server = uvicorn.Server(
+def server_for(config: Config, env: Mapping[str, str]) -> uvicorn.Server:
+    """The server of one configuration, not started yet."""
+    return uvicorn.Server(
         uvicorn.Config(
             build_app(config, env),
             host=config.server.host,
@@ -50,5 +50,9 @@ def run(config: Config, env: Mapping[str, str]) -> None:
             timeout_graceful_shutdown=max(1, round(config.server.drain_s)),
         )
     )
+
+
+def run(config: Config, env: Mapping[str, str]) -> None:
+    """Serve until SIGTERM or SIGINT; running calls get `drain_s` to finish. Raises SystemExit where the port is taken."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(server.serve())
+        runner.run(server_for(config, env).serve())

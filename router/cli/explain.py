@@ -86,7 +86,7 @@ def _choose(config: Config, asked: Request) -> Choice:
         messages=body.messages,
     )
     views = {name: BackendView(name, in_rotation=True) for name in model.on}
-    snapshot = Snapshot(FIRST_REVISION, views, all_in_rotation=True)
+    snapshot = Snapshot.of(FIRST_REVISION, views)
     return choose(facts, build_route(body.model, model), snapshot, random.Random())
 
 

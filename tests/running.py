@@ -1,0 +1,59 @@
+"""The router inside the test's own event loop, on a real socket, in front of scripted backends."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+
+from router.config import loads
+from router.serve import server_for
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """A running router and a client of it."""
+
+    port: int
+    client: httpx.AsyncClient
+
+    async def chat(self, *, headers: Mapping[str, str] | None = None, **fields: object) -> httpx.Response:
+        """One chat call of the model `jane`."""
+        body = {"model": "jane", "messages": [{"role": "user", "content": "hi"}], **fields}
+        return await self.client.post("/v1/chat/completions", json=body, headers=headers)
+
+
+@asynccontextmanager
+async def running(config: str, env: Mapping[str, str] | None = None) -> AsyncIterator[Router]:
+    """Run the router with this YAML until the block is left."""
+    loaded = loads(config, env or {})
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    server = server_for(loaded.config, env or {})
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            while not server.started:
+                if task.done():
+                    task.result()
+                await asyncio.sleep(0.005)
+            yield Router(port, client)
+    finally:
+        server.should_exit = True
+        await task
+        listener.close()
+
+
+def config_for(backends: Mapping[str, str], model: str = "", server: str = "") -> str:
+    """YAML with these backends (name to URL, kind vllm) behind the model `jane`; the first has the whole share."""
+    first = next(iter(backends))
+    lines = ["server:", "  port: 8000", *(f"  {line}" for line in server.splitlines()), "backends:"]
+    lines += [f"  {name}: {{kind: vllm, url: {url}}}" for name, url in backends.items()]
+    lines += ["models:", "  jane:", "    on: {" + ", ".join(f"{name}: real-{name}" for name in backends) + "}"]
+    lines += ["    " + line for line in (model or f"split: {{{first}: 1.0}}").splitlines()]
+    return "\n".join(lines)
