@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import sys
 from collections.abc import Mapping
 
@@ -52,7 +53,29 @@ def server_for(config: Config, env: Mapping[str, str]) -> uvicorn.Server:
     )
 
 
-def run(config: Config, env: Mapping[str, str]) -> None:
-    """Serve until SIGTERM or SIGINT; running calls get `drain_s` to finish. Raises SystemExit where the port is taken."""
+class CannotListen(Exception):
+    """The address of the configuration cannot be had; the message is a sentence with the remedy."""
+
+
+def listeners(host: str, port: int) -> list[socket.socket]:
+    """A socket bound to each address of `host`, before anything else is started. Raises CannotListen."""
+    bound: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            bound.append(socket.socket(family, kind, protocol))
+            bound[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:  # else `::` would take the IPv4 port too, and `localhost` would meet itself
+                bound[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound[-1].bind(address)
+    except OSError as exc:
+        for each in bound:
+            each.close()
+        remedy = "Stop the program that has the port, or set server.port to another."
+        raise CannotListen(f"cannot listen on {host}:{port}: {exc.strerror}. {remedy}") from exc
+    return bound
+
+
+def run(config: Config, env: Mapping[str, str], bound: list[socket.socket]) -> None:
+    """Serve on the `bound` sockets until SIGTERM or SIGINT; running calls get `drain_s` to finish."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(server_for(config, env).serve())
+        runner.run(server_for(config, env).serve(bound))

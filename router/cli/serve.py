@@ -24,11 +24,16 @@ def serve(
         for problem in exc.problems:
             typer.echo(str(problem), err=True)
         raise typer.Exit(1) from exc
-    from router.serve import run, set_up_logging
+    from router.serve import CannotListen, listeners, run, set_up_logging
 
     set_up_logging()
     for notice in loaded.notices:
         typer.echo(str(notice), err=True)
     server = loaded.config.server
+    try:
+        bound = listeners(server.host, server.port)
+    except CannotListen as exc:
+        typer.echo(f"crossfade: {exc}", err=True)
+        raise typer.Exit(1) from exc
     typer.echo(f"crossfade: listening on http://{server.host}:{server.port}", err=True)
-    run(loaded.config, os.environ)
+    run(loaded.config, os.environ, bound)
