@@ -95,9 +95,9 @@ class Server(Section):
         default=512, description="Calls running at once, over all workers; further ones wait in the queue."
     )
     queue_size: Annotated[int, Field(ge=0, le=1_000_000), NOT_BOOL] = Field(
-        default=1024, description="Calls that may wait for room; further ones get a 429 at once."
+        default=1024, description="Calls that may wait for room; further ones get a 503 at once."
     )
-    queue_wait_s: Seconds = Field(default=10, description="Seconds a call may wait for room before it gets a 429.")
+    queue_wait_s: Seconds = Field(default=10, description="Seconds a call may wait for room before it gets a 503.")
     pass_paths: tuple[PassPath, ...] = Field(
         default=PASS_PATHS, description="Further paths that are sent on by their `model`, exactly as they are."
     )
