@@ -15,7 +15,7 @@ def _always(value: Tree) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A key (`*`: any name) that does nothing yet, and what happens instead."""
+    """A key (`*`: any name, `[]`: each entry of a list) that does nothing yet, and what happens instead."""
 
     key: str
     instead: str
@@ -24,7 +24,10 @@ class Pending:
 
 PENDING: tuple[Pending, ...] = (
     Pending("server.workers", "Crossfade runs as one process.", lambda value: str(value) != "1"),
-    Pending("server.clients", "Only the keys of keys_env are accepted, without limits or priorities per client."),
+    Pending("server.clients[].priority", "Nobody waits longer than others.", lambda value: value != "interactive"),
+    Pending("server.clients[].max_in_flight", "Only server.max_in_flight limits the calls."),
+    Pending("server.clients[].calls_per_min", "Only server.max_in_flight limits the calls."),
+    Pending("server.hosts", "The Host header is not checked."),
     Pending("server.admin", "There is no admin API."),
     Pending("store.*", "Nothing is written; state and history last as long as the process."),
     Pending("backends.*.kind", "Calls to it fail over to the next backend.", lambda value: value == "litellm"),
@@ -55,7 +58,10 @@ def notices(tree: Tree) -> Iterator[Finding]:
 def _matches(tree: Tree, pattern: list[str], path: KeyPath) -> Iterator[tuple[KeyPath, Tree]]:
     if not pattern:
         yield path, tree
+    elif isinstance(tree, list):
+        for index, entry in enumerate(tree):
+            yield from _matches(entry, pattern, (*path, index))
     elif isinstance(tree, dict):
-        for name in list(tree) if pattern[0] == "*" else [pattern[0]]:
+        for name in list(tree) if pattern[0] == "*" else [pattern[0].removesuffix("[]")]:
             if name in tree:
                 yield from _matches(tree[name], pattern[1:], (*path, name))
