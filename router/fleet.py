@@ -132,7 +132,12 @@ class LiveModel:
         return self._look(now_s)
 
     def _look(self, now_s: float | None) -> Snapshot:
-        views = {}
+        # Of a kind that this version cannot call: known to the route, and never a candidate.
+        views = {
+            name: BackendView(name, False, kinds=frozenset())
+            for name in self.route.backends
+            if name not in self.bindings
+        }
         for name, binding in self.bindings.items():
             backend = binding.backend
             takes = now_s is None or any(replica.takes(self.name, now_s) for replica in backend.replicas)
