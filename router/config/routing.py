@@ -143,7 +143,8 @@ class Eject(Section):
     window_s: Seconds = Field(default=30, description="Seconds that failure_share looks back.")
     for_s: SecondsRange = Field(default=(5, 300), description="Shortest and longest time out of rotation (seconds).")
     at_most_share: Share = Field(
-        default=0.5, description="Largest share of a backend's replicas that may be out at once."
+        default=0.5,
+        description="Largest share of a model's replicas, over all backends, that may be out at once; never the last.",
     )
 
 
