@@ -30,62 +30,74 @@ class Event(NamedTuple):
 
 
 class SseDecoder:
-    """Feed it what arrives; it gives back the events that are complete. One decoder a stream."""
+    """Feed it what arrives; it gives back the events that are complete. One decoder a stream.
 
-    __slots__ = ("_carry", "_has_begun")
+    `is_between_events`: whether the next byte begins a line of a new event.
+    """
+
+    __slots__ = ("_bom", "_follows_cr", "_has_begun", "_kept_bytes", "_lines", "_parts", "is_between_events")
 
     def __init__(self) -> None:
-        self._carry = b""
+        self.is_between_events = False  # a byte order mark may come first
         self._has_begun = False
-
-    @property
-    def is_between_events(self) -> bool:
-        """Whether the next byte begins an event."""
-        return self._has_begun and not self._carry
+        self._bom = b""
+        self._follows_cr = False
+        self._lines: list[bytes] = []  # of the event that is not complete yet, comments left out
+        # Of the line that is not complete yet; joined once, because joining at every read makes one byte a read cost a square.
+        self._parts: list[bytes] = []
+        self._kept_bytes = 0
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes, in order. Raises ProtocolBroken where one event grows beyond `MAX_EVENT_BYTES`."""
-        if self._carry:
-            data = self._carry + data
-            self._carry = b""
-        if not self._has_begun:
-            data = self._begin(data)
-        if data.endswith(b"\n\n") and b"\r" not in data:
+        if self.is_between_events and data.endswith(b"\n\n") and b"\r" not in data:
             if data.startswith(b"data: ") and data.find(b"\n") == len(data) - 2:
                 return [Event(b"", data[6:-2])]
             return [event for block in data[:-2].split(b"\n\n") if (event := _event(block)) is not None]
-        return self._feed_exactly(data)
+        events = self._feed_exactly(data if self._has_begun else self._begin(data))
+        self.is_between_events = self._has_begun and not (self._lines or self._parts or self._follows_cr)
+        return events
 
     def _begin(self, data: bytes) -> bytes:
+        data = self._bom + data
         if len(data) < len(_BOM) and _BOM.startswith(data):
-            self._carry = data
+            self._bom = data
             return b""
         self._has_begun = True
         return data.removeprefix(_BOM)
 
     def _feed_exactly(self, data: bytes) -> list[Event]:
-        events = []
+        events: list[Event] = []
+        if self._follows_cr and data:  # a CR ends its line at once; the LF of a CRLF may come in the next read
+            self._follows_cr = False
+            data = data.removeprefix(b"\n")
         start = 0
-        lines: list[bytes] = []
-        block_start = 0
         for match in _LINE_END.finditer(data):
-            if match.group() == b"\r" and match.end() == len(data):
-                break  # the LF of a CRLF may be on its way
-            line = data[start : match.start()]
+            self._take_line(data[start : match.start()], events)
             start = match.end()
-            if line:
-                lines.append(line)
-                continue
-            if lines:
-                event = _parse(lines)
-                if event is not None:
-                    events.append(event)
-                lines = []
-            block_start = start
-        self._carry = data[block_start:]
-        if len(self._carry) > MAX_EVENT_BYTES:
+        self._follows_cr = self._follows_cr or (data.endswith(b"\r") and start == len(data))
+        if start < len(data):
+            self._parts.append(data[start:])
+            self._kept_bytes += len(data) - start
+        if self._kept_bytes > MAX_EVENT_BYTES:
             raise ProtocolBroken(f"one event of the stream is longer than {MAX_EVENT_BYTES} bytes")
         return events
+
+    def _take_line(self, line: bytes, events: list[Event]) -> None:
+        if self._parts:
+            self._kept_bytes -= sum(map(len, self._parts))
+            self._parts.append(line)
+            line = b"".join(self._parts)
+            self._parts.clear()
+        if line:
+            if not line.startswith(b":"):
+                self._lines.append(line)
+                self._kept_bytes += len(line)
+            return
+        event = _parse(self._lines)
+        self._lines.clear()
+        self._kept_bytes = 0
+        if event is not None:
+            events.append(event)
 
 
 def _event(block: bytes) -> Event | None:
@@ -108,8 +120,11 @@ def _parse(lines: list[bytes]) -> Event | None:
     return Event(kind, b"\n".join(data)) if data else None
 
 
-def encode(event: Event) -> bytes:
-    """The bytes of one event, in the form that naive line readers understand: `data: `, one line, LF."""
-    if event.type:
-        return b"event: %b\ndata: %b\n\n" % (event.type, event.data)
-    return b"data: %b\n\n" % event.data
+def encode(kind: bytes, data: bytes) -> bytes:
+    """The bytes of one event, in the form that naive line readers understand: `data: `, one line, LF.
+
+    `data` is JSON: a line break between its tokens means what a space does, and in its strings none can stand.
+    """
+    if b"\n" in data:
+        data = data.replace(b"\n", b" ")
+    return b"event: %b\ndata: %b\n\n" % (kind, data) if kind else b"data: %b\n\n" % data

@@ -22,9 +22,10 @@ from backends.errors import AnswerTimeout, BackendError, DeadlinePassed, Protoco
 from backends.exchange import Exchange
 from backends.faults import fault_of_error
 from backends.sse import Event, SseDecoder, encode
-from router.edge import Client
+from router.client import Client
 
 MAX_ANSWER_BYTES = 67_108_864  # a whole answer: 64 MiB, far above the largest batch of embeddings that engines allow
+MAX_HELD_BYTES = 1_048_576  # of events without content; engines send one, with the role
 MAX_LESSONS = (
     8  # a stream goes from reasoning to content and back a few times; one whose shape never settles is read in full
 )
@@ -47,6 +48,7 @@ class StreamRelay:
         "_client",
         "_decoder",
         "_held",
+        "_held_bytes",
         "_lessons",
         "_limits",
         "_loop",
@@ -68,6 +70,7 @@ class StreamRelay:
         self._shape = ChunkShape()
         self._lessons = MAX_LESSONS
         self._held: list[bytes] = []
+        self._held_bytes = 0
         self.first_s = 0.0
         self.is_finished = False
         self.is_done = False
@@ -88,7 +91,7 @@ class StreamRelay:
         """Send on what was held, then everything that follows. Raises StreamBroken where the stream does not end as it should."""
         reply, client = self._reply, self._client
         reply.set_limit(self._next_limit_s(), self._late)
-        client.read_from(reply)
+        client.read_from(self)
         try:
             client.write(b"".join(self._held))
             self._held.clear()
@@ -109,9 +112,24 @@ class StreamRelay:
         finally:
             client.read_from(None)
 
-    # -- sinks: called from the socket, they never wait ----------------------------------------------
+    # -- router.client.Pausable: while the client reads nothing, the backend's clock stands still -----
+
+    def pause_reading(self) -> None:
+        """Hold the backend back; only the call's deadline goes on."""
+        self._reply.limit_s = self._limits.deadline_s
+        self._reply.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Let it go on, with the time that it has between two chunks."""
+        self._reply.set_limit(self._next_limit_s(), self._late)
+        self._reply.resume_reading()
+
+    # -- sinks: called from the socket, they never wait; the limit is set before the write, which may move it ------------
 
     def _hold(self, data: bytes) -> bool:
+        self._held_bytes += len(data)
+        if self._held_bytes > MAX_HELD_BYTES:
+            raise ProtocolBroken(f"{MAX_HELD_BYTES} bytes of the stream hold no content")
         has_content = False
         is_whole = self._decoder.is_between_events
         for event in self._decoder.feed(data):
@@ -130,17 +148,17 @@ class StreamRelay:
             for event in self._decoder.feed(data):
                 has_content = self._take(event, out) or has_content
         finally:
+            if has_content:
+                self._reply.limit_s = self._next_limit_s()
             if out:
                 self._client.write(out[0] if len(out) == 1 else b"".join(out))
-        if has_content:
-            self._reply.limit_s = self._next_limit_s()
-            if is_whole:
-                self._learn(data, out[-1])
+        if has_content and is_whole:
+            self._learn(data, out[-1])
         self._offer_tap()
 
     def _learn(self, read: bytes, sent: bytes) -> None:
         """Take the shape of a text chunk that was read in full; `read` may hold more than that one event, and then teaches nothing."""
-        if not self._lessons or self.is_finished or not self._decoder.is_between_events:
+        if not self._lessons or self.is_finished or not self._decoder.is_between_events or not self._client.is_chunked:
             return
         if read.count(b"data: ") == 1 and self._shape.learn(read, sent):
             self._lessons -= 1
@@ -154,9 +172,9 @@ class StreamRelay:
         out: list[bytes] = []
         taken = self._shape.apply(read, out)
         if taken:
-            self._client.edge.write_raw(out[0] if len(out) == 1 else b"".join(out))
             limit_s = self._loop.time() + self._limits.between_tokens_s
             self._reply.limit_s = limit_s if limit_s < self._limits.deadline_s else self._limits.deadline_s
+            self._client.write_framed(out[0] if len(out) == 1 else b"".join(out))
         return taken
 
     def _take(self, event: Event, out: list[bytes]) -> bool:
@@ -173,8 +191,7 @@ class StreamRelay:
         chunk = read_chunk(data)
         if chunk.finish_reason:
             self.is_finished = True
-        data = self._renaming.apply(data, chunk.model)
-        out.append(b"data: %b\n\n" % data if not event.type else encode(Event(event.type, data)))
+        out.append(encode(event.type, self._renaming.apply(data, chunk.model)))
         return chunk.has_content
 
     # -- inside --------------------------------------------------------------------------------------
@@ -188,25 +205,71 @@ class StreamRelay:
         return StreamBroken(f"no content for {self._limits.between_tokens_s:g} s in mid-stream")
 
 
+class _Passed(msgspec.Struct, gc=False):
+    model: str | None = None
+    error: msgspec.Raw | None = None
+
+
+_PASSED = msgspec.json.Decoder(_Passed)
+
+
+async def read_passed(reply: Exchange, renaming: Renaming) -> bytes:
+    """A whole JSON answer of any shape, with the client's name for the model where it names one. Raises what an error inside says."""
+    body = await reply.read(MAX_ANSWER_BYTES)
+    try:
+        passed = _PASSED.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return body  # a list, or a field of another type than elsewhere
+    if passed.error is not None:
+        raise fault_of_error(body)
+    return renaming.apply(body, passed.model)
+
+
 async def read_answer(reply: Exchange, kind: str, renaming: Renaming) -> bytes:
     """A whole JSON answer in the client's terms. Raises BackendError where it is none: the call may still move."""
     body = await reply.read(MAX_ANSWER_BYTES)
     return renaming.apply(body, check_whole(kind, body))
 
 
-async def pass_through(reply: Exchange, client: Client, limits: StreamLimits) -> None:
-    """Bytes as they come, for paths whose answers are not interpreted. Raises StreamBroken where they stop short."""
-    loop = asyncio.get_running_loop()
+class PassRelay:
+    """Bytes as they come, for answers that are not interpreted."""
 
-    def sink(data: bytes) -> None:
-        client.write(data)
-        reply.limit_s = min(loop.time() + limits.between_tokens_s, limits.deadline_s)
+    __slots__ = ("_client", "_limits", "_loop", "_reply")
 
-    client.read_from(reply)
-    reply.set_limit(loop.time() + limits.between_tokens_s, lambda: AnswerTimeout("the answer stopped in the middle"))
-    try:
-        await reply.pump(sink)
-    except BackendError as error:
-        raise StreamBroken(str(error)) from error
-    finally:
-        client.read_from(None)
+    def __init__(self, reply: Exchange, client: Client, limits: StreamLimits):
+        self._reply = reply
+        self._client = client
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+
+    async def to_the_end(self) -> None:
+        """Send everything on. Raises StreamBroken where the answer stops short."""
+        self._reply.set_limit(self._next_limit_s(), _stopped)
+        self._client.read_from(self)
+        try:
+            await self._reply.pump(self._pass_on)
+        except BackendError as error:
+            raise StreamBroken(str(error)) from error
+        finally:
+            self._client.read_from(None)
+
+    def pause_reading(self) -> None:
+        """Hold the backend back; only the call's deadline goes on."""
+        self._reply.limit_s = self._limits.deadline_s
+        self._reply.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Let it go on, with the time that it has between two pieces."""
+        self._reply.set_limit(self._next_limit_s(), _stopped)
+        self._reply.resume_reading()
+
+    def _pass_on(self, data: bytes) -> None:
+        self._reply.limit_s = self._next_limit_s()
+        self._client.write(data)
+
+    def _next_limit_s(self) -> float:
+        return min(self._loop.time() + self._limits.between_tokens_s, self._limits.deadline_s)
+
+
+def _stopped() -> BackendError:
+    return AnswerTimeout("the answer stopped in the middle")
