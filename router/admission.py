@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
-from router.edge import EdgeProtocol
-from router.faults import CallFailed, Fault
+from router.client import Client
+from router.faults import CallFailed, Fault, unsupported
 from router.gate import Gate
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -63,25 +63,23 @@ class Admission:
         mapped = getattr(ip, "ipv4_mapped", None)
         return any((mapped or ip) in network for network in self._networks)
 
-    async def read_body(self, headers: dict[bytes, bytes], receive: Receive, edge: EdgeProtocol) -> bytes:
+    async def read_body(self, headers: dict[bytes, bytes], receive: Receive, client: Client) -> bytes:
         """The whole body. Raises CallFailed where it is too long or too slow; nothing is buffered beyond the limit."""
-        if headers.get(b"content-encoding", b"identity") != b"identity":
-            raise CallFailed(
-                Fault(415, "Compressed bodies are not accepted.", "invalid_request_error", "unsupported_media_type")
-            )
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise CallFailed(unsupported("Compressed bodies are not accepted."))
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_body_bytes:
-            edge.hang_up_after_answer()
-            raise CallFailed(self._too_long())
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body"):
-            return body
-        return await self._read_rest(body, receive, edge)
+            raise self._too_long(client)
+        if client.cycle.more_body:
+            return await self._read_slowly(receive, client)
+        body: bytes = (await receive()).get("body", b"")
+        if len(body) > self._max_body_bytes:
+            raise self._too_long(client)
+        return body
 
-    async def _read_rest(self, first: bytes, receive: Receive, edge: EdgeProtocol) -> bytes:
-        parts = [first]
-        size = len(first)
+    async def _read_slowly(self, receive: Receive, client: Client) -> bytes:
+        parts: list[bytes] = []
+        size = 0
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 while True:
@@ -91,19 +89,18 @@ class Admission:
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
                     if size > self._max_body_bytes:
-                        edge.hang_up_after_answer()
-                        raise CallFailed(self._too_long())
+                        raise self._too_long(client)
                     if not message.get("more_body"):
                         return b"".join(parts)
         except TimeoutError as exc:
-            edge.hang_up_after_answer()
+            client.edge.hang_up_after(client.cycle)
             message_text = f"The body did not arrive within {BODY_TIMEOUT_S:g} s."
             raise CallFailed(Fault(408, message_text, "invalid_request_error", "request_timeout")) from exc
 
-    def _too_long(self) -> Fault:
-        return Fault(
-            413, f"The body is longer than {self._max_body_bytes} bytes.", "invalid_request_error", "request_too_large"
-        )
+    def _too_long(self, client: Client) -> CallFailed:
+        client.edge.hang_up_after(client.cycle)
+        message = f"The body is longer than {self._max_body_bytes} bytes."
+        return CallFailed(Fault(413, message, "invalid_request_error", "request_too_large"))
 
     def pin(self, headers: dict[bytes, bytes], backends: Container[str]) -> str | None:
         """The backend that the caller asks for by name. Raises CallFailed where its key may not, or the model has no such backend."""

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 
 from router.building import build_admission, build_fleet
 from router.config import Config
-from router.endpoints import Endpoint, endpoints, not_found
+from router.endpoints import Endpoint, NothingHere, endpoints
 from router.fleet import Fleet
 from router.metrics import Metrics, exposition
 from router.monitor import Monitor
@@ -24,9 +24,10 @@ from router.record import Recorder
 class Application(FastAPI):
     """FastAPI for everything but `/v1`; those paths are matched exactly, on the path as it was sent, before any other work."""
 
-    def __init__(self, raw: Mapping[str, Endpoint], **options: Any):
+    def __init__(self, raw: Mapping[str, Endpoint], elsewhere: Endpoint, **options: Any):
         super().__init__(docs_url=None, redoc_url=None, openapi_url=None, **options)
         self._raw_endpoints = {path.encode(): endpoint for path, endpoint in raw.items()}
+        self._elsewhere = elsewhere
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One ASGI conversation."""
@@ -39,7 +40,7 @@ class Application(FastAPI):
         elif scope["raw_path"] in FASTAPI_PATHS:
             await super().__call__(scope, receive, send)
         else:
-            await not_found(scope, receive, send)
+            await self._elsewhere(scope, receive, send)
 
 
 FASTAPI_PATHS = frozenset({b"/health/live", b"/health/ready", b"/metrics"})
@@ -52,7 +53,7 @@ def build_app(config: Config, env: Mapping[str, str]) -> Application:
     metrics = Metrics()
     recorder = Recorder(metrics, rng)
     raw = endpoints(fleet, build_admission(config.server, env), recorder, config.server.pass_paths)
-    app = Application(raw, title="Crossfade", lifespan=_lifespan(fleet))
+    app = Application(raw, NothingHere(fleet), title="Crossfade", lifespan=_lifespan(fleet))
     _add_routes(app, fleet, metrics)
     return app
 

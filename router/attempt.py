@@ -9,13 +9,17 @@ from backends.errors import AnswerTimeout, BackendError, DeadlinePassed, FirstTo
 from backends.exchange import Exchange
 from backends.http import Limits, Outgoing
 from policies.outcome import OUTCOMES, OutcomeKind
+from router.answer_headers import Header, call_headers
 from router.call import AttemptNote, Call
-from router.edge import Client
+from router.client import Client
 from router.fleet import Binding, LiveModel, LiveReplica
 from router.gate import GateFull
 from router.outcomes import kind_of
 from router.record import Recorder
-from router.relay import StreamLimits, StreamRelay, pass_through, read_answer
+from router.relay import PassRelay, StreamLimits, StreamRelay, read_answer, read_passed
+
+_JSON = b"application/json"
+_EVENTS = b"text/event-stream; charset=utf-8"
 
 
 @dataclass(slots=True)
@@ -43,7 +47,7 @@ class Attempt:
         kind, said = OutcomeKind.CLIENT_GONE, ""
         started_s = loop.time()
         try:
-            await self._answer(replica, started_s)
+            rest = await self._answer(replica, started_s)
             kind = OutcomeKind.OK
         except BackendError as error:
             kind, said = kind_of(error), str(error)
@@ -53,35 +57,44 @@ class Attempt:
             backend.gate.leave()
             self.recorder.charge(self.model, replica, OUTCOMES[kind], started_s)
             self._note(kind, said, loop.time() - started_s)
+        await self.client.finish(rest)  # a client that reads slowly now keeps no place at the backend
 
-    async def _answer(self, replica: LiveReplica, started_s: float) -> None:
+    async def _answer(self, replica: LiveReplica, started_s: float) -> bytes:
+        """Take the answer from the replica and send all of it but the last piece, which is returned."""
         call = self.call
         call.attempts += 1
         outgoing = Outgoing(call.path, call.body.write(self.binding.name), call.content_type, call.request_id)
         async with replica.server.open(outgoing, self._limits(started_s)) as reply:
             if call.facts.kind == "pass":
-                await self._pass(reply, replica, started_s)
-            elif call.facts.stream:
-                await self._stream(reply, replica, started_s)
-            else:
-                body = await read_answer(reply, call.facts.kind, self.binding.renaming)
-                self._first_content(replica, started_s)
-                await self.client.answer(200, self._headers(b"application/json"), body)
+                return await self._pass(reply, replica, started_s)
+            if call.facts.stream:
+                return await self._stream(reply, replica, started_s)
+            body = await read_answer(reply, call.facts.kind, self.binding.renaming)
+            self._first_content(replica, started_s)
+            return await self._whole(200, _JSON, body)
 
-    async def _stream(self, reply: Exchange, replica: LiveReplica, started_s: float) -> None:
+    async def _whole(self, status: int, content_type: bytes, body: bytes) -> bytes:
+        await self.client.begin(status, [*self._headers(content_type), (b"content-length", b"%d" % len(body))])
+        return body
+
+    async def _stream(self, reply: Exchange, replica: LiveReplica, started_s: float) -> bytes:
         relay = StreamRelay(reply, self.client, self.binding.renaming, self._stream_limits())
         await relay.until_content()
         self._first_content(replica, started_s)
-        await self.client.begin(200, self._headers(b"text/event-stream; charset=utf-8"))
+        await self.client.begin(200, self._headers(_EVENTS))
         await relay.to_the_end()
-        await self.client.finish()
+        return b""
 
-    async def _pass(self, reply: Exchange, replica: LiveReplica, started_s: float) -> None:
+    async def _pass(self, reply: Exchange, replica: LiveReplica, started_s: float) -> bytes:
         content_type = reply.headers.get("content-type", "application/octet-stream").encode("latin-1")
+        if content_type.lower().startswith(_JSON):
+            body = await read_passed(reply, self.binding.renaming)
+            self._first_content(replica, started_s)
+            return await self._whole(reply.status, content_type, body)
         self._first_content(replica, started_s)
-        await self.client.begin(200, self._headers(content_type))
-        await pass_through(reply, self.client, self._stream_limits())
-        await self.client.finish()
+        await self.client.begin(reply.status, self._headers(content_type))
+        await PassRelay(reply, self.client, self._stream_limits()).to_the_end()
+        return b""
 
     def _limits(self, started_s: float) -> Limits:
         """How long this attempt may wait for content: its own limit or the call's deadline, whichever comes first."""
@@ -107,26 +120,9 @@ class Attempt:
         self.recorder.heard(self.model, replica, started_s)
         self.recorder.metrics.first_content(self.model.name, self.binding.backend.name, now_s - started_s)
 
-    def _headers(self, content_type: bytes) -> list[tuple[bytes, bytes]]:
-        call = self.call
-        waited_ms = (call.first_s - call.started_s) * 1000
-        headers = [
-            (b"content-type", content_type),
-            (b"x-request-id", call.request_id),
-            (b"x-crossfade-backend", self.binding.backend.name.encode()),
-            (b"x-crossfade-attempts", b"%d" % call.attempts),
-            (b"x-crossfade-revision", b"%d" % self.model.revision),
-            (b"server-timing", b"first;dur=%.1f" % waited_ms),
-        ]
-        if call.wants_trail:
-            headers.append((b"x-crossfade-trail", trail_header(call, self.binding.backend.name)))
-        return headers
+    def _headers(self, content_type: bytes) -> list[Header]:
+        backend = self.binding.backend.name
+        return [(b"content-type", content_type), *call_headers(self.call, backend, self.model.revision)]
 
     def _note(self, kind: OutcomeKind, said: str, took_s: float) -> None:
         self.call.trail.append(AttemptNote(self.binding.backend.name, kind, said, took_s))
-
-
-def trail_header(call: Call, answered_by: str) -> bytes:
-    """The decision trail in one header line: `vllm connect_failed after 0.002 s -> lmstudio`. Only printable ASCII."""
-    text = " -> ".join([call.choice, *(str(note) for note in call.trail), answered_by])
-    return bytes(byte if 32 <= byte < 127 else 63 for byte in text.encode("ascii", "replace"))[:2000]

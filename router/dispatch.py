@@ -21,7 +21,7 @@ from policies.outcome import OUTCOMES, Outcome
 from policies.retry import Action, NextStep, Standing, next_step
 from router.attempt import Attempt
 from router.call import Call
-from router.edge import Client
+from router.client import Client
 from router.faults import CallFailed, fault_of, no_backend, stream_error
 from router.fleet import Fleet, LiveModel
 from router.outcomes import kind_of
@@ -53,8 +53,7 @@ async def _after_failure(ladder: Ladder, error: BackendError) -> None:
         error = last
     if not ladder.client.has_begun:
         raise CallFailed(fault_of(error)) from error
-    ladder.client.write(stream_error(error))
-    await ladder.client.finish()
+    await ladder.client.finish_broken(stream_error(error))
     raise error
 
 

@@ -1,20 +1,34 @@
 """The client's side of a connection: uvicorn's HTTP protocol, with a direct way to write a chunk and to hear that the client left.
 
 An ASGI `send` per chunk costs a coroutine, a dictionary and a list; a stream of a thousand chunks pays for them a thousand
-times. So a stream begins and ends through ASGI, and its chunks are written to the transport directly in between.
+times. So a stream begins and ends through ASGI, and its chunks are written to the transport directly in between (`router.client`).
+
+What uvicorn leaves open and is closed here: a head or the rest of a body that never comes, heads without a limit, requests with a
+whole URL in their first line, errors in another shape than OpenAI's, and reading that stays paused after a long body, which would
+keep a client's leaving from being heard.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol
+import secrets
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, NamedTuple, Protocol
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from router.faults import Fault
 
 EXTENSION = "crossfade.edge"
 KEEP_ALIVE_S = (
     75  # nginx's default; Node's fetch re-uses a socket for 4 s and loses calls where the server closes near that
 )
+HEAD_TIMEOUT_S = 10.0  # from a head's first byte to its last; HAProxy's usual `timeout http-request`
+REST_TIMEOUT_S = 30.0  # for what a client still sends of a body whose call has been answered; nginx's `lingering_time`
+LINGER_S = 5.0  # how long a connection that is being closed is still read; nginx's `lingering_timeout`
+MAX_HEADERS = 100  # Apache's default
+MAX_HEAD_BYTES = 65_536  # the sum of nginx's default buffers is 32 KiB; one read of the socket (256 KiB) is not cut up
 
 
 class Listener(Protocol):
@@ -26,36 +40,59 @@ class Listener(Protocol):
 
 
 class EdgeProtocol(HttpToolsProtocol):
-    """One client connection. `scope["extensions"]["crossfade.edge"]` is this object."""
+    """One client connection."""
 
     listener: Listener | None = None
     is_gone = False
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope["extensions"] = {EXTENSION: self}  # type: ignore[dict-item]
-
-    def write_chunk(self, data: bytes) -> None:
-        """Write one chunk of a chunked body that was begun through ASGI. Never waits; `client_is_slow` tells to hold back."""
-        if not self.is_gone:
-            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
-
-    def write_raw(self, framed: bytes) -> None:
-        """Write chunks that are framed already."""
-        if not self.is_gone:
-            self.transport.write(framed)
-
-    def hang_up_after_answer(self) -> None:
-        """Close once the answer is written, because the rest of the request will not be read."""
-        self.cycle.keep_alive = False
+    _is_lingering = False
+    _is_in_head = False
+    _head_bytes = 0
+    _due: asyncio.TimerHandle | None = None
 
     @property
     def is_slow(self) -> bool:
         """Whether the client has more than the high-water mark (64 KiB) still to read."""
         return bool(self.flow.write_paused)
 
+    def hang_up_after(self, cycle: RequestResponseCycle) -> None:
+        """Close once `cycle` is answered, because the rest of its request will not be read as one."""
+        cycle.keep_alive = False
+        cycle.transport = _HangsUpGently(self)  # type: ignore[assignment]
+
+    def linger(self) -> None:
+        """End our side now and the connection soon: closed at once while the client still writes, its kernel would drop the answer."""
+        if self.is_gone or self._is_lingering:
+            return
+        self._is_lingering = True
+        self._unset_keepalive_if_required()
+        self.flow.resume_reading()
+        if not self.transport.is_closing():
+            self.transport.write_eof()
+        self._arm(LINGER_S, self.transport.abort)
+
+    # -- asyncio.Protocol --------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_lingering:
+            return
+        goes_on = self._is_in_head
+        super().data_received(data)
+        if not self._is_in_head or self._is_lingering:
+            return
+        self._head_bytes = self._head_bytes + len(data) if goes_on else 0
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(431, "The head of the request is too long.")
+        elif self._due is None:
+            self._arm(HEAD_TIMEOUT_S, self._head_is_late)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_gone = True
+        self._disarm()
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
         if self.listener is not None:
             self.listener.client_left()
@@ -70,75 +107,108 @@ class EdgeProtocol(HttpToolsProtocol):
         if self.listener is not None:
             self.listener.client_caught_up()
 
+    # -- httptools callbacks and uvicorn's own -------------------------------------------------------
 
-def edge_of(scope: Any) -> EdgeProtocol:
-    """The connection that a call came in on. Raises KeyError under a server that is not Crossfade's own."""
-    edge: EdgeProtocol = scope["extensions"][EXTENSION]
-    return edge
+    def on_message_begin(self) -> None:
+        self._is_in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        self._disarm()
+        if len(self.headers) > MAX_HEADERS:
+            raise ValueError("too many headers")  # becomes the parser's error, which `send_400_response` answers
+        super().on_headers_complete()
+        if not self.url.startswith(b"/"):
+            self.scope["raw_path"] = self.url  # a whole URL is no path, and nothing stands at it
+        self.scope["extensions"] = {EXTENSION: Turn(self, self.cycle)}  # type: ignore[dict-item]
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if not self.pipeline:
+            self.flow.resume_reading()
+        if self._due is not None:  # the rest of a body whose call is answered; the connection may carry the next call
+            self._disarm()
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def on_response_complete(self) -> None:
+        is_read = self.pipeline or not self.cycle.more_body
+        super().on_response_complete()
+        if not is_read and not self._is_lingering and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self._arm(REST_TIMEOUT_S, self.linger)
+
+    def send_400_response(self, msg: str) -> None:
+        if len(self.headers or ()) > MAX_HEADERS:  # none before the first message has begun
+            self._refuse(431, f"A request may carry {MAX_HEADERS} headers.")
+        else:
+            self._refuse(400, "The request is not valid HTTP/1.1.")
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Java's client asks for HTTP/2 in every first request; it is answered in HTTP/1.1 and nobody needs to be warned."""
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer what never became a request, but never into the middle of a running call's answer: then only close."""
+        self._is_in_head = False
+        running: RequestResponseCycle | None = self.cycle
+        if running is not None and not running.response_complete:
+            self.transport.close()
+            return
+        fault = Fault(status, message, "invalid_request_error", "bad_request")
+        body = fault.body()
+        lines = [
+            (b"x-request-id", secrets.token_hex(16).encode()),
+            *fault.all_headers(),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        head = b"".join(b"%b: %b\r\n" % line for line in lines)
+        status_line = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
+        self.transport.write(b"%b%b\r\n%b" % (status_line, head, body))
+        self.linger()
+
+    def _head_is_late(self) -> None:
+        self._refuse(408, f"The head of the request did not arrive within {HEAD_TIMEOUT_S:g} s.")
+
+    def _arm(self, delay_s: float, callback: Callable[[], Any]) -> None:
+        self._disarm()
+        self._due = self.loop.call_later(delay_s, callback)
+
+    def _disarm(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
 
 
-class Client:
-    """The one who waits for the answer of one call: begins it once, then writes chunks or one whole body."""
+class _HangsUpGently:
+    """The transport of a cycle after which the connection is closed: `close` lets the client read the answer first."""
 
-    __slots__ = ("_reader", "_send", "_task", "edge", "has_begun")
-
-    def __init__(self, edge: EdgeProtocol, send: Any):
-        self.edge = edge
-        self.has_begun = False
-        self._reader: Pausable | None = None
-        self._send = send
-        self._task = asyncio.current_task()
-        edge.listener = self
-
-    async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """Send the head. From here on the call cannot move any more; it can only be resumed or ended."""
-        self.has_begun = True
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-
-    def read_from(self, reader: Pausable | None) -> None:
-        """Whom to hold back while the client is slow; None for nobody."""
-        self._reader = reader
-        if reader is not None and self.edge.is_slow:
-            reader.pause_reading()
+    def __init__(self, edge: EdgeProtocol):
+        self._edge = edge
 
     def write(self, data: bytes) -> None:
-        """Write a chunk of a stream."""
-        self.edge.write_chunk(data)
+        self._edge.transport.write(data)
 
-    async def finish(self, data: bytes = b"") -> None:
-        """End the answer, with a last piece."""
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+    def is_closing(self) -> bool:
+        return self._edge.transport.is_closing()
 
-    async def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        """Send a whole answer."""
-        headers.append((b"content-length", str(len(body)).encode()))
-        await self.begin(status, headers)
-        await self.finish(body)
-
-    def leave(self) -> None:
-        """Stop listening: the call is over, the connection may carry the next one."""
-        if self.edge.listener is self:
-            self.edge.listener = None
-        self._task = None
-
-    # -- Listener ----------------------------------------------------------------------------------
-
-    def client_left(self) -> None:
-        """End whatever the call waits for, wherever it is: the backend is closed as the blocks unwind."""
-        if self._task is not None:
-            self._task.cancel()
-
-    def client_is_slow(self) -> None:
-        if self._reader is not None:
-            self._reader.pause_reading()
-
-    def client_caught_up(self) -> None:
-        if self._reader is not None:
-            self._reader.resume_reading()
+    def close(self) -> None:
+        self._edge.linger()
 
 
-class Pausable(Protocol):
-    """The source of what the client reads."""
+class Turn(NamedTuple):
+    """One request on its connection; with pipelining the connection's own `cycle` may be a later one."""
 
-    def pause_reading(self) -> None: ...
-    def resume_reading(self) -> None: ...
+    edge: EdgeProtocol
+    cycle: RequestResponseCycle
+
+
+def turn_of(scope: Any) -> Turn:
+    """The connection that a request came in on, and its place there. Raises KeyError under a server that is not Crossfade's own."""
+    turn: Turn = scope["extensions"][EXTENSION]
+    return turn

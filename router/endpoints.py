@@ -15,10 +15,22 @@ import msgspec
 from backends.errors import BackendError
 from policies.facts import CallFacts
 from router.admission import Admission
+from router.answer_headers import Header, call_headers
 from router.call import Call, HeaderView
+from router.client import Client
 from router.dispatch import dispatch
-from router.edge import Client, edge_of
-from router.faults import CallFailed, Fault, bad_call, overloaded, unknown_model
+from router.edge import turn_of
+from router.faults import (
+    CallFailed,
+    Fault,
+    bad_call,
+    crashed,
+    overloaded,
+    stopping,
+    stream_error,
+    unknown_model,
+    unsupported,
+)
 from router.fleet import Fleet
 from router.gate import GateFull
 from router.multipart import FormBody, read_form
@@ -33,6 +45,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 KINDS = {"/v1/chat/completions": "chat", "/v1/completions": "completions", "/v1/embeddings": "embeddings"}
+_JSON = b"application/json"
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -48,54 +61,61 @@ class CallEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, as ASGI hands it over."""
-        edge = edge_of(scope)
         headers = dict(scope["headers"])
-        request_id = _request_id(headers)
-        client = Client(edge, send)
+        answering = _Answering(Client(turn_of(scope), send), _request_id(headers), self.fleet.revision)
+        client = answering.client
         try:
-            await self._serve(scope, headers, request_id, receive, client)
+            await self._serve(scope, headers, receive, answering)
         except CallFailed as failed:
-            if not edge.is_gone:
-                lines = [(b"x-request-id", request_id), *failed.fault.all_headers()]
-                await client.answer(failed.fault.status, lines, failed.fault.body())
+            if answering.call is None:
+                self.recorder.turned_away(failed.fault.result)
+            await answering.fail(failed.fault)
+        except BackendError:
+            pass  # the stream has ended with an error event
         except asyncio.CancelledError:
-            if not edge.is_gone:
-                raise
+            await answering.fail(stopping())  # unless the client left, the router is at the end of its drain
+        except Exception:  # the edge: a bug costs one call, and its client hears of it in the usual form
+            log.exception("call %s failed inside the router", answering.request_id.decode())
+            await answering.fail(crashed())
         finally:
             client.leave()
 
-    async def _serve(
-        self, scope: Scope, headers: dict[bytes, bytes], request_id: bytes, receive: Receive, client: Client
-    ) -> None:
+    async def _serve(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, answering: _Answering) -> None:
         admission = self.admission
         if scope["method"] != "POST":
             raise CallFailed(_wrong_method("POST"))
         admission.check_key(headers, scope["client"])
-        loop = asyncio.get_running_loop()
-        started_s = loop.time()
-        body = await admission.read_body(headers, receive, client.edge)
-        call = self._read(headers, body, request_id, started_s)
-        try:
-            await admission.gate.enter(call.deadline_s)
-        except GateFull as exc:
-            raise CallFailed(overloaded(exc.wait_s)) from exc
+        started_s = asyncio.get_running_loop().time()
+        body = await admission.read_body(headers, receive, answering.client)
+        call = answering.call = self._read(headers, body, answering.request_id, started_s)
         result = "client_gone"
         try:
-            await dispatch(call, client, self.fleet, self.recorder)
+            await self._admitted(call, answering.client)
             result = "ok"
         except CallFailed as failed:
-            result = failed.fault.code or "rejected"
+            result = failed.fault.result
             raise
         except BackendError:
             result = "stream_broken"
+            raise
         finally:
-            admission.gate.leave()
             self.recorder.close(call, call.trail[-1].backend if call.trail else "", result)
 
-    def _read(self, headers: dict[bytes, bytes], body: bytes, request_id: bytes, started_s: float) -> Call:
-        content_type = headers.get(b"content-type", b"application/json")
+    async def _admitted(self, call: Call, client: Client) -> None:
+        gate = self.admission.gate
         try:
-            read = _read_pass(body, content_type) if self.kind == "pass" else read_body(self.kind, body)
+            await gate.enter(call.deadline_s)
+        except GateFull as exc:
+            raise CallFailed(overloaded(exc.wait_s)) from exc
+        try:
+            await dispatch(call, client, self.fleet, self.recorder)
+        finally:
+            gate.leave()
+
+    def _read(self, headers: dict[bytes, bytes], body: bytes, request_id: bytes, started_s: float) -> Call:
+        content_type = headers.get(b"content-type", b"")
+        try:
+            read = _read_by_type(self.kind, body, content_type)
         except BadCall as error:
             raise CallFailed(bad_call(error)) from error
         model = self.fleet.models.get(read.model)
@@ -117,7 +137,7 @@ class CallEndpoint:
             facts=facts,
             path=self.path.encode(),
             body=read,
-            content_type=content_type if self.kind == "pass" else b"application/json",
+            content_type=content_type if self.kind == "pass" else _JSON,
             request_id=request_id,
             started_s=started_s,
             deadline_s=started_s + total_s,
@@ -125,10 +145,54 @@ class CallEndpoint:
         )
 
 
-def _read_pass(body: bytes, content_type: bytes) -> CallBody | FormBody:
-    if content_type.startswith(b"multipart/form-data"):
-        return read_form(body, content_type)
-    return read_body("pass", body)
+@dataclass(slots=True)
+class _Answering:
+    """One request's way to an answer; `call` once it has been read."""
+
+    client: Client
+    request_id: bytes
+    revision: int
+    call: Call | None = None
+
+    async def fail(self, fault: Fault) -> None:
+        """Tell the client what went wrong, in the form that is still open: an answer, an event, or breaking off."""
+        client = self.client
+        if client.edge.is_gone or client.cycle.response_complete:
+            return
+        if client.has_begun:
+            await client.finish_broken(stream_error(None))
+            return
+        if (
+            client.cycle.waiting_for_100_continue
+        ):  # whether a body follows now is the client's choice, and we would not know
+            client.edge.hang_up_after(client.cycle)
+        await client.answer(fault.status, [*fault.all_headers(), *self._headers()], fault.body())
+
+    def _headers(self) -> list[Header]:
+        call = self.call
+        if call is None:
+            return _plain_headers(self.request_id, self.revision)
+        return call_headers(call, call.trail[-1].backend if call.trail else "", self.revision)
+
+
+def _plain_headers(request_id: bytes, revision: int) -> list[Header]:
+    """What stands on answers for which no backend was asked."""
+    return [
+        (b"x-request-id", request_id),
+        (b"x-crossfade-attempts", b"0"),
+        (b"x-crossfade-revision", b"%d" % revision),
+    ]
+
+
+def _read_by_type(kind: str, body: bytes, content_type: bytes) -> CallBody | FormBody:
+    """The type decides who reads the body; a browser's cross-site form can send no JSON type, and so reaches no backend."""
+    if content_type != _JSON:
+        media_type = content_type.partition(b";")[0].strip().lower()
+        if kind == "pass" and media_type == b"multipart/form-data":
+            return read_form(body, content_type)
+        if media_type != _JSON:
+            raise CallFailed(unsupported("Send the body as JSON, with the header content-type: application/json."))
+    return read_body(kind, body)
 
 
 def _request_id(headers: dict[bytes, bytes]) -> bytes:
@@ -152,29 +216,37 @@ class ModelsEndpoint:
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """One request, as ASGI hands it over."""
         headers = dict(scope["headers"])
+        answering = _Answering(Client(turn_of(scope), send), _request_id(headers), self.fleet.revision)
         try:
             if scope["method"] not in ("GET", "HEAD"):
                 raise CallFailed(_wrong_method("GET"))
             self.admission.check_key(headers, scope["client"])
+            entries = [
+                {"id": name, "object": "model", "created": 0, "owned_by": "crossfade"} for name in self.fleet.models
+            ]
+            body = msgspec.json.encode({"object": "list", "data": entries})
+            lines = [(b"content-type", _JSON), *_plain_headers(answering.request_id, self.fleet.revision)]
+            await answering.client.answer(200, lines, body)
         except CallFailed as failed:
-            await answer(send, failed.fault.status, failed.fault.all_headers(), failed.fault.body())
-            return
-        entries = [{"id": name, "object": "model", "created": 0, "owned_by": "crossfade"} for name in self.fleet.models]
-        body = msgspec.json.encode({"object": "list", "data": entries})
-        await answer(send, 200, [(b"content-type", b"application/json"), (b"x-request-id", _request_id(headers))], body)
+            await answering.fail(failed.fault)
+        finally:
+            answering.client.leave()
 
 
-async def not_found(_scope: Scope, _receive: Receive, send: Send) -> None:
+@dataclass(frozen=True, slots=True)
+class NothingHere:
     """404 in OpenAI's shape, for every path that is not on the list."""
-    fault = Fault(404, "There is nothing at this path.", "invalid_request_error", "not_found")
-    await answer(send, fault.status, fault.all_headers(), fault.body())
 
+    fleet: Fleet
 
-async def answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    """Send a whole answer through plain ASGI."""
-    headers = [*headers, (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        """One request, as ASGI hands it over."""
+        request_id = _request_id(dict(scope["headers"]))
+        answering = _Answering(Client(turn_of(scope), send), request_id, self.fleet.revision)
+        try:
+            await answering.fail(Fault(404, "There is nothing at this path.", "invalid_request_error", "not_found"))
+        finally:
+            answering.client.leave()
 
 
 def endpoints(

@@ -36,6 +36,12 @@ class Fault:
     retry_after_s: float | None = None
     may_retry: bool = True
     headers: tuple[tuple[bytes, bytes], ...] = field(default=())
+    is_ours: bool = True  # False: `code` is a backend's word, of which there may be any number
+
+    @property
+    def result(self) -> str:
+        """How the call ended, as a metric's label."""
+        return self.code if self.is_ours and self.code else "rejected"
 
     def body(self) -> bytes:
         """OpenAI's envelope."""
@@ -64,6 +70,21 @@ class CallFailed(Exception):
 def bad_call(error: BadCall) -> Fault:
     """400 for a body that the router itself cannot accept."""
     return Fault(400, str(error), "invalid_request_error", error.code, error.param)
+
+
+def crashed() -> Fault:
+    """500 where the router itself has stumbled; the log says over what."""
+    return Fault(500, "The router failed to handle this call.", "server_error", "internal_error", may_retry=False)
+
+
+def stopping() -> Fault:
+    """503 where the router is stopped and the time to finish is over."""
+    return Fault(503, "The server is stopping.", "server_error", "stopping", None, 1)
+
+
+def unsupported(message: str) -> Fault:
+    """415 for a body in a form that is not read."""
+    return Fault(415, message, "invalid_request_error", "unsupported_media_type")
 
 
 def unknown_model(name: str) -> Fault:
@@ -118,7 +139,7 @@ def _rejected(error: Rejected) -> Fault:
     status = error.status if error.status is not None and 400 <= error.status < 500 else 400
     code = text.code if text is not None and isinstance(text.code, str) else None
     message = text.message if text is not None else "the backend rejected the call"
-    return Fault(status, message, "invalid_request_error", code, text.param if text else None)
+    return Fault(status, message, "invalid_request_error", code, text.param if text else None, is_ours=False)
 
 
 def _context_words(error: Overflow) -> str:

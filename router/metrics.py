@@ -72,6 +72,7 @@ class Metrics:
         self.calls: Counter[tuple[str, str, str]] = Counter()
         self.attempts: Counter[tuple[str, str, str]] = Counter()
         self.steps: Counter[tuple[str, str]] = Counter()
+        self.turned_away: Counter[tuple[str]] = Counter()
         self._first: dict[tuple[str, str], Durations] = {}
         self._whole: dict[tuple[str, str], Durations] = {}
 
@@ -88,6 +89,9 @@ class Metrics:
         yield _counter("crossfade_calls", "Calls, by how they ended.", ("model", "backend", "result"), self.calls)
         yield _counter("crossfade_attempts", "Attempts, by outcome.", ("model", "backend", "outcome"), self.attempts)
         yield _counter("crossfade_steps", "What followed a failed attempt, by reason.", ("model", "reason"), self.steps)
+        yield _counter(
+            "crossfade_turned_away", "Requests that never became calls, by reason.", ("reason",), self.turned_away
+        )
         yield _histogram("crossfade_first_token_seconds", "Attempt start to first content.", self._first)
         yield _histogram("crossfade_call_seconds", "Arrival of a call to its end.", self._whole)
 

@@ -52,5 +52,5 @@ class Monitor:
                 continue
             health.probe_failed(now_s)
             if is_first and model.may_eject_one():
-                health.keep_out(now_s, said)
+                health.keep_out(now_s, "its first health probe failed")  # `said` may name addresses; it is in the log
                 model.count_unwell()

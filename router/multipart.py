@@ -1,18 +1,28 @@
-"""The `model` field of a multipart form (audio uploads): found, and replaced for a backend, without touching the other parts."""
+"""The few fields of a multipart form (audio uploads) that decide something, and the form with another model's name in it.
+
+The parts are walked from delimiter to delimiter, as a backend's parser does it: what merely looks like a field inside an uploaded
+file is none. Source: RFC 2046 section 5.1.1, RFC 7578.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import msgspec
 
 from router.reading import MAX_MODEL_CHARS, BadCall
 
-_BOUNDARY = re.compile(rb'boundary="?([^";,\s]{1,70})"?')  # RFC 2046 section 5.1.1: at most 70 characters
-_MODEL_PART = re.compile(
-    rb'content-disposition:\s*form-data;\s*name="?model"?\s*\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n', re.IGNORECASE
+_BOUNDARY = re.compile(
+    rb';\s*boundary=(?:"([^"]{1,70})"|([^";,\s]{1,70}))', re.IGNORECASE
+)  # at most 70 characters (RFC 2046)
+_NAME = re.compile(
+    rb'(?:^|\r\n)content-disposition:[ \t]*form-data[ \t]*;(?:[^\r\n]*;)?[ \t]*name=(?:"([^"\r\n]*)"|([^";\s]+))',
+    re.IGNORECASE,
 )
+MAX_PARTS = 128  # a transcription has a dozen fields; each costs a search
+MAX_PART_HEAD_BYTES = 8_192
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +49,48 @@ class FormBody:
 
 
 def read_form(body: bytes, content_type: bytes) -> FormBody:
-    """Find the `model` field. Raises BadCall where there is none, or more than one."""
-    if _BOUNDARY.search(content_type) is None:
+    """Find the `model` field, and `stream`. Raises BadCall where there is no model, or more than one."""
+    found = _BOUNDARY.search(content_type)
+    if found is None:
         raise BadCall("the multipart content-type names no boundary")
-    found = list(_MODEL_PART.finditer(body))
-    if len(found) != 1:
+    models: list[tuple[int, int]] = []
+    stream = False
+    for name, start, end in _parts(body, b"--" + (found[1] or found[2])):
+        if name == b"model":
+            models.append((start, end))
+        elif name == b"stream":
+            stream = body[start : min(end, start + 8)].strip().lower() in (b"true", b"1")
+    if len(models) != 1:
         raise BadCall("the form must carry exactly one model field", param="model")
-    start, end = found[0].span(1)
+    start, end = models[0]
+    return FormBody(body, _model(body[start:end]), start, end, stream)
+
+
+def _parts(body: bytes, delimiter: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Each part's name, and where its content starts and ends. Raises BadCall where the form is not well-formed."""
+    position = 0 if body.startswith(delimiter) else body.find(b"\r\n" + delimiter) + 2
+    if position == 1:
+        raise BadCall("the form does not hold the boundary that its content-type names")
+    for _ in range(MAX_PARTS):
+        position += len(delimiter)
+        if body.startswith(b"--", position):
+            return
+        head_end = body.find(b"\r\n\r\n", position, position + MAX_PART_HEAD_BYTES)
+        end = body.find(b"\r\n" + delimiter, head_end + 2)
+        if head_end < 0 or end < 0:
+            raise BadCall("the form is cut off, or a part of it has no headers")
+        name = _NAME.search(body, position, head_end)
+        if name is not None:
+            yield name[1] if name[1] is not None else name[2], min(head_end + 4, end), end
+        position = end + 2
+    raise BadCall(f"the form has more than {MAX_PARTS} parts")
+
+
+def _model(raw: bytes) -> str:
     try:
-        model = body[start:end].decode("utf-8")
+        model = raw.decode("utf-8")
     except UnicodeDecodeError as exc:
         raise BadCall("model must be UTF-8 text", param="model") from exc
     if not 0 < len(model) <= MAX_MODEL_CHARS:
         raise BadCall(f"model must be 1 to {MAX_MODEL_CHARS} characters long", param="model")
-    return FormBody(body, model, start, end)
+    return model

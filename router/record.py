@@ -54,6 +54,10 @@ class Recorder:
             health.succeeded(asyncio.get_running_loop().time(), began_s=began_s)
             model.count_unwell()
 
+    def turned_away(self, reason: str) -> None:
+        """A request ended before it was a call: bad input, no key, an unknown model."""
+        self.metrics.turned_away[(reason,)] += 1
+
     def close(self, call: Call, backend: str, result: str) -> None:
         """The one terminal record of a call."""
         took_s = asyncio.get_running_loop().time() - call.started_s

@@ -1,0 +1,124 @@
+"""The one who waits for the answer of one call: begins it once, then writes chunks or one whole body, and says when to hold back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol
+
+from router.edge import Turn
+
+SLOW_CLIENT_S = 60.0  # nginx's `send_timeout`: nothing at all was read for so long
+
+
+class Pausable(Protocol):
+    """The source of what the client reads."""
+
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+
+
+class Client:
+    """Listens to the connection for as long as the call lasts. A client of HTTP/1.0 knows no chunked coding and gets bare bytes."""
+
+    __slots__ = ("_due", "_is_events", "_reader", "_send", "_task", "cycle", "edge", "has_begun", "is_chunked")
+
+    def __init__(self, turn: Turn, send: Any):
+        self.edge, self.cycle = turn
+        self.has_begun = False
+        self.is_chunked = self.cycle.scope["http_version"] != "1.0"
+        self._is_events = False
+        self._reader: Pausable | None = None
+        self._send = send
+        self._task = asyncio.current_task()
+        self._due: asyncio.TimerHandle | None = None
+        self.edge.listener = self
+        if self.edge.is_slow:
+            self._watch()
+
+    async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Send the head, content type first. From here on the call cannot move any more; it can only be resumed or ended."""
+        self.has_begun = True
+        self._is_events = headers[0][1].startswith(b"text/event-stream")
+        if not self.is_chunked and all(name != b"content-length" for name, _ in headers):
+            self.cycle.chunked_encoding = False
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    def read_from(self, reader: Pausable | None) -> None:
+        """Whom to hold back while the client is slow; None for nobody."""
+        self._reader = reader
+        if reader is not None and self.edge.is_slow:
+            reader.pause_reading()
+
+    def write(self, data: bytes) -> None:
+        """Write a piece of a stream. Never waits; whoever is read from is told to hold back."""
+        edge = self.edge
+        if data and not edge.is_gone:  # an empty chunk would end the body
+            edge.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self.is_chunked else data)
+
+    def write_framed(self, chunks: bytes) -> None:
+        """Write chunks that are framed already; only where `is_chunked`."""
+        if not self.edge.is_gone:
+            self.edge.transport.write(chunks)
+
+    async def finish(self, data: bytes = b"") -> None:
+        """End the answer, with a last piece. Waits while the client is slow, and no longer than it may be slow."""
+        if data and self.cycle.chunked_encoding is False and not self.cycle.expected_content_length:
+            self.write(data)
+            data = b""
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send a whole answer."""
+        await self.begin(status, [*headers, (b"content-length", b"%d" % len(body))])
+        await self.finish(body)
+
+    async def finish_broken(self, event: bytes) -> None:
+        """End an incomplete answer so that nobody takes it for a whole one: with `event` if it is made of events, else by breaking off."""
+        if self._is_events and not self.edge.is_slow:
+            self.write(event)
+            await self.finish()
+        else:
+            self.cycle.disconnected = True
+            self.edge.transport.abort()
+
+    def leave(self) -> None:
+        """Stop listening: the call is over, the connection may carry the next one."""
+        if self.edge.listener is self:
+            self.edge.listener = None
+        self._task = None
+        self._unwatch()
+
+    # -- Listener ----------------------------------------------------------------------------------
+
+    def client_left(self) -> None:
+        """End whatever the call waits for, wherever it is: the backend is closed as the blocks unwind."""
+        self.cycle.disconnected = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def client_is_slow(self) -> None:
+        self._watch()
+        if self._reader is not None:
+            self._reader.pause_reading()
+
+    def client_caught_up(self) -> None:
+        self._unwatch()
+        if self._reader is not None:
+            self._reader.resume_reading()
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        self._unwatch()
+        self._due = asyncio.get_running_loop().call_later(SLOW_CLIENT_S, self._drop)
+
+    def _unwatch(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+
+    def _drop(self) -> None:
+        """The client has stopped reading: it is as good as gone, and must not keep a backend and a place here."""
+        self.edge.is_gone = True
+        self.edge.transport.abort()
+        self.client_left()
