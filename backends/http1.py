@@ -7,8 +7,8 @@ Rules
 * A receiver may set a `tap`: it is offered each read that begins at a chunk's boundary, framing included, and takes whole chunks
   from its start, or nothing. The parser need not see those, because it would end in the state in which it began.
 * Nothing here waits, allocates a task or parses a body: a chunk costs one callback from the socket to the receiver.
-* A connection is reusable only after a whole message whose framing ended it (never after close-delimited bodies,
-  never when bytes came after the message, never when the server said `connection: close`).
+* A connection is reusable only after a whole message whose framing ended it (never after close-delimited bodies, never when bytes
+  came after the message, never when the server said `connection: close`, never when a part of the request is still unsent).
 * What a backend sends is untrusted: heads are bounded, and a message that carries both framings or a content coding
   is refused, because two readers could disagree on it (RFC 9112 section 6.3; request smuggling in reverse).
 """
@@ -24,9 +24,9 @@ import httptools
 from backends.errors import BackendError, ProtocolBroken
 
 MAX_HEADERS = 100  # Envoy's default limit on an upstream's answer
-MAX_HEAD_BYTES = 65_536  # httpx gives up at about 100 KB; no engine sends more than 2 KB
+MAX_HEAD_BYTES = 65_536  # httpx gives up at about 100 KB; no engine sends more than 2 KB. Also for framing between two pieces of body
 MAX_INTERIM = 16  # 1xx answers before the real one; a flood of them is an attack
-
+_SINGLE = frozenset({"content-length", "transfer-encoding", "content-encoding"})
 
 Tap = Callable[[bytes], int]  # how many bytes of a read it took: whole chunks from the start
 
@@ -45,10 +45,11 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_chunk_is_whole",
-        "_ended",
         "_head_bytes",
+        "_header_lines",
         "_headers",
         "_interim",
+        "_overhead_bytes",
         "_parser",
         "_reading",
         "_receiver",
@@ -72,10 +73,11 @@ class Connection(asyncio.Protocol):
         self._receiver: Receiver | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[str, str] = {}
+        self._header_lines = 0
         self._head_bytes = 0
+        self._overhead_bytes = 0  # since the last piece of body: heads, interim answers, sizes of chunks, trailers
         self._interim = 0
         self._started = False
-        self._ended = False
         self._reading = True
 
     # -- for the pool and the exchange -------------------------------------------------------------
@@ -87,11 +89,17 @@ class Connection(asyncio.Protocol):
         self.is_idle = False
         self.exchanges += 1
         self._started = False
+        self._overhead_bytes = 0
         self._interim = 0
         self._tappable = False
         self._chunk_is_whole = False
         self._receiver = receiver
         self.transport.write(request)
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether even one byte came since the request was sent."""
+        return self._started or self._overhead_bytes > 0
 
     def close(self) -> None:
         """Hang up now; the receiver hears nothing more. This is how a backend learns that nobody wants the answer."""
@@ -122,16 +130,7 @@ class Connection(asyncio.Protocol):
             if taken == len(data):
                 return
             data = data[taken:]
-        receiver = self._receiver
-        if receiver is None:  # bytes that nobody asked for: the two sides no longer agree on where a message ends
-            self.close()
-            return
-        if not self._started:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._break("the head of the answer is larger than 64 KiB")
-                return
-        self._ended = False
+        self._overhead_bytes += len(data)
         try:
             self._parser.feed_data(data)
             # Exactly between two chunks: the last event was a chunk's end, and not even a part of the next size was read.
@@ -143,8 +142,13 @@ class Connection(asyncio.Protocol):
             self._break(
                 str(cause) if isinstance(cause, ProtocolBroken) else f"malformed HTTP from the backend: {error}"
             )
+        if self._overhead_bytes > MAX_HEAD_BYTES and self._receiver is not None:
+            self._break("the answer has more than 64 KiB of headers or framing in one place")
 
     def eof_received(self) -> bool:
+        # Not a mere close: that would first wait until the server takes the rest of a request that it will not read.
+        if self.transport is not None:
+            self.transport.abort()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -162,14 +166,23 @@ class Connection(asyncio.Protocol):
     # -- httptools callbacks -----------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        if self._receiver is None:  # the two sides no longer agree on where a message ends
+            raise ProtocolBroken("bytes came after the answer")
         self._headers = {}
+        self._header_lines = self._head_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._started:  # a trailer: nothing that an engine says there matters, and it must not rewrite the head
+            return
         key = name.decode("latin-1").lower()
-        if key in self._headers and key in ("content-length", "transfer-encoding"):
+        if key in self._headers and key in _SINGLE:
             raise ProtocolBroken(f"the answer carries {key} twice")
-        if len(self._headers) >= MAX_HEADERS:
+        self._header_lines += 1
+        if self._header_lines > MAX_HEADERS:
             raise ProtocolBroken(f"the answer carries more than {MAX_HEADERS} headers")
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise ProtocolBroken("the head of the answer is larger than 64 KiB")
         self._headers[key] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
@@ -177,12 +190,11 @@ class Connection(asyncio.Protocol):
         if status < 200:
             return
         headers = self._headers
-        if "content-length" in headers and "transfer-encoding" in headers:
-            raise ProtocolBroken("the answer carries both content-length and transfer-encoding")
-        if headers.get("content-encoding", "identity") != "identity":
+        if headers.get("transfer-encoding", "chunked").lower() != "chunked":
+            raise ProtocolBroken(f"the answer is framed as {headers['transfer-encoding']!r}, which was not asked for")
+        if headers.get("content-encoding", "identity").lower() != "identity":
             raise ProtocolBroken(f"the answer is encoded as {headers['content-encoding']!r}, which was not asked for")
         self._started = True
-        self._head_bytes = 0
         if self._receiver is not None:
             self._receiver.on_head(status, headers)
 
@@ -193,6 +205,7 @@ class Connection(asyncio.Protocol):
         self._chunk_is_whole = True
 
     def on_body(self, data: bytes) -> None:
+        self._overhead_bytes = 0
         if self._receiver is not None:
             self._receiver.on_body(data)
 
@@ -202,15 +215,14 @@ class Connection(asyncio.Protocol):
             if self._interim > MAX_INTERIM:
                 raise ProtocolBroken("the backend sends interim answers without end")
             return
-        if self._ended:
-            raise ProtocolBroken("the backend sent more than one answer")
-        self._ended = True
         receiver, self._receiver = self._receiver, None
         self.tap = None
         if receiver is None:
             return
         keeps = self._parser.should_keep_alive() and not self._is_close_delimited()
         self.is_idle = keeps and self.transport is not None and not self.transport.is_closing()
+        if self.is_idle and self.transport is not None and self.transport.get_write_buffer_size():
+            self.is_idle = False  # answered before it took the whole request, and may never take the rest
         receiver.on_end()
 
     # -- inside ------------------------------------------------------------------------------------

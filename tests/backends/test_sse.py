@@ -19,6 +19,9 @@ GRAMMAR: list[tuple[str, bytes, list[Event]]] = [
     ("two events", b"data: a\n\ndata: b\n\n", [A, B]),
     ("lines that end in CRLF", b"data: a\r\n\r\ndata: b\r\n\r\n", [A, B]),
     ("lines that end in CR", b"data: a\r\rdata: b\r\r", [A, B]),
+    ("CRLF inside an event", b"data: a\r\ndata: b\r\n\r\n", [Event(b"", b"a\nb")]),
+    ("CR inside an event", b"data: a\rdata: b\n\n", [Event(b"", b"a\nb")]),
+    ("CR before an event that ends in LF", b"data: a\r\rdata: b\n\n", [A, B]),
     ("LF, then CR", b"data: a\n\rdata: b\n\n", [A, B]),
     ("CRLF, then LF", b"data: a\r\n\ndata: b\n\r\n", [A, B]),
     ("CR, then CRLF", b"data: a\r\r\ndata: b\n\n", [A, B]),
@@ -73,10 +76,12 @@ PIECES = st.sampled_from(
 STREAMS = st.lists(PIECES, max_size=25).map(b"".join) | st.binary(max_size=60)
 
 
-def fed(stream: bytes, sizes: list[int]) -> list[Event]:
-    """What comes of a stream in pieces of these sizes, the rest at once."""
+def fed(stream: bytes, sizes: list[int], *first: bytes) -> list[Event]:
+    """What comes of a stream in pieces of these sizes, the rest at once; `first` is read before."""
     decoder = SseDecoder()
-    events = []
+    events: list[Event] = []
+    for read in first:
+        decoder.feed(read)
     for size in sizes:
         events += decoder.feed(stream[:size])
         stream = stream[size:]
@@ -105,6 +110,8 @@ def test_the_grammar_whole_byte_by_byte_and_cut_anywhere(stream: bytes, events: 
     assert by_the_book(stream) == events
     assert fed(stream, []) == events
     assert fed(stream, [1] * len(stream)) == events
+    if not stream.startswith(b"\xef"):
+        assert fed(stream, [], b": the fast path is open\n\n") == events
     for cut in range(len(stream)):
         assert fed(stream, [cut]) == events, f"cut after {cut} bytes"
 
@@ -115,6 +122,7 @@ def test_the_grammar_whole_byte_by_byte_and_cut_anywhere(stream: bytes, events: 
 @example(stream=b"data: a\n\r\ndata: b\n\n", sizes=[8, 1])
 def test_any_chunking_of_a_stream_gives_the_same_events(stream: bytes, sizes: list[int]) -> None:
     assert fed(stream, sizes) == by_the_book(stream)
+    assert fed(b"\n" + stream, sizes, b": the fast path is open\n\n") == by_the_book(b"\n" + stream)
 
 
 @given(reads=st.lists(st.binary(max_size=40) | PIECES, max_size=20))
