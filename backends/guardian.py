@@ -94,9 +94,7 @@ class Guardian:
     def _signal_all(self, sig: signal.Signals) -> None:
         for pid in self._descendants():
             _send(pid, sig)
-        if (
-            not PROC.exists()
-        ):  # where there is one, the group adds nobody, and once it is empty its number may be a stranger's
+        if not PROC.exists():  # where there is one, the group adds nobody, and its number may be a stranger's by now
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, sig)
 

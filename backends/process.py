@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -60,6 +61,7 @@ class SupervisedProcess:
 
     def __init__(self, command: Command):
         self.command = command
+        self._closing = threading.Lock()
         control_read, self._control = os.pipe()
         report, report_write = os.pipe()
         try:
@@ -71,8 +73,12 @@ class SupervisedProcess:
         finally:
             os.close(control_read)
             os.close(report_write)
-        with os.fdopen(report, "rb") as report_file:
-            said = report_file.read().decode()
+        try:
+            with os.fdopen(report, "rb") as report_file:
+                said = report_file.read().decode()
+        except BaseException:  # a Ctrl-C while it starts: nobody could stop it later
+            self.stop()
+            raise
         if not said.isdigit():
             self.stop()
             raise CannotStart(f"{command.name} cannot be started: {said or self.last_words()}")
@@ -145,9 +151,10 @@ class SupervisedProcess:
             self._release()
 
     def _release(self) -> None:
-        if self._control >= 0:
-            os.close(self._control)
-            self._control = -1
+        with self._closing:  # one thread may stop it while another asks after it
+            if self._control >= 0:
+                os.close(self._control)
+                self._control = -1
 
     def last_lines(self, count: int = 20) -> list[str]:
         """The last lines of its log."""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -206,3 +207,57 @@ def test_no_descriptor_is_left_open(run: Run) -> None:
     with run(POLITE):
         pass
     assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
+def test_a_process_that_stands_still_is_stopped_all_the_same(run: Run) -> None:
+    engine = run(FAMILY, grace_s=0.2)
+    pids = family(engine.command.log)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    assert engine.stop() == -signal.SIGKILL
+    assert_gone(pids)
+
+
+def test_a_ctrl_c_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+    """The guardian is held until the signal is there: it comes while the main thread waits for its report."""
+    held: list[int] = []
+
+    def interrupt() -> None:
+        held.append(until(first_guardian))
+        os.kill(held[0], signal.SIGSTOP)
+        until(is_main_thread_asleep)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        os.kill(held[0], signal.SIGCONT)
+
+    before = sorted(Path("/proc/self/fd").iterdir())
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt):
+        SupervisedProcess(
+            Command("the engine", (sys.executable, "-S", "-c", script(DEAF)), tmp_path / "log", grace_s=0)
+        )
+    interrupter.join()
+    assert_gone(held)
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
+def until(found: Callable[[], int]) -> int:
+    """What is found as soon as it is not nothing."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline_s:
+        if it := found():
+            return it
+    raise AssertionError(f"{found} found nothing")
+
+
+def first_guardian() -> int:
+    for listed in Path("/proc/self/task").glob("*/children"):
+        for child in listed.read_text().split():
+            if b"guardian.py" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return int(child)
+    return 0
+
+
+def is_main_thread_asleep() -> bool:
+    stat = Path(f"/proc/self/task/{os.getpid()}/stat").read_text()
+    return stat.rsplit(")", 1)[1].split()[0] == "S"
