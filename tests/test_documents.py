@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import random
 import re
 import subprocess
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterator
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
@@ -17,11 +19,15 @@ from typer.testing import CliRunner
 
 from backends.pool import IDLE_S
 from policies.outcome import OUTCOMES
+from router.admission import BODY_TIMEOUT_S
+from router.app import FASTAPI_PATHS
 from router.building import build_fleet
 from router.cli import app
+from router.client import SLOW_CLIENT_S
 from router.config import Config, ConfigInvalid, Timeouts, loads
 from router.config.pending import PENDING
-from router.edge import KEEP_ALIVE_S
+from router.edge import HEAD_TIMEOUT_S, KEEP_ALIVE_S
+from router.endpoints import KINDS
 from router.metrics import Metrics, exposition
 from tests.documents import (
     FRAME,
@@ -35,11 +41,14 @@ from tests.documents import (
     spans,
     table,
 )
+from tests.structure import read_tree
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = {str(file.relative_to(ROOT)): file.read_text() for file in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]}
 README = DOCUMENTS["README.md"]
 ARCHITECTURE = DOCUMENTS["docs/architecture.md"]
+HTTP = DOCUMENTS["docs/http.md"]
+ROUTER = read_tree(ROOT, "router")
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
 FOLDERS = r"(?:router|backends|policies|tests|bench|configs|docs)"
@@ -118,6 +127,11 @@ def test_no_target_of_make_is_mistaken_for_a_file() -> None:
     assert set(phony[1].split()) == TARGETS
 
 
+def test_the_extras_that_make_installs_are_declared() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(re.findall(r"'\.\[(\w+)\]'", MAKEFILE)) == set(extras)
+
+
 # Configurations
 
 
@@ -183,15 +197,18 @@ def test_the_table_of_outcomes_is_the_one_that_decides() -> None:
 
 def test_the_table_of_time_limits_has_the_defaults() -> None:
     server = Config.model_validate(FRAME).server
-    defaults = {**Timeouts().model_dump(), **server.model_dump(), "backend": IDLE_S, "client": KEEP_ALIVE_S}
-    seen = set()
-    for limit, _, default, _ in table(section(ARCHITECTURE, "## Time limits")):
-        names = re.findall(r"(\w+_s)`", limit) or re.findall("backend|client", limit)
-        assert [float(number) for number in re.findall(r"([\d.]+) s", default)] == [defaults[name] for name in names], (
-            limit
-        )
-        seen.update(names)
-    assert seen >= {name for name in Timeouts.model_fields if name != "ping_after_s"}
+    defaults = {**Timeouts().model_dump(), "queue_wait_s": server.queue_wait_s, "drain_s": server.drain_s}
+    constants = {
+        "a connection to a backend": [IDLE_S],
+        "a client's connection": [KEEP_ALIVE_S],
+        "a request's head, its body": [HEAD_TIMEOUT_S, BODY_TIMEOUT_S],
+        "a client that is slow": [SLOW_CLIENT_S],
+    }
+    rows = table(section(ARCHITECTURE, "## Time limits"))
+    said = {row[0]: [float(number) for number in re.findall(r"([\d.]+) s", row[2])] for row in rows}
+    names = {limit: re.findall(r"(\w+_s)`", limit) for limit in said}
+    assert said == {**{limit: [defaults[name] for name in names[limit]] for limit in said}, **constants}
+    assert {name for each in names.values() for name in each} == set(defaults) - {"ping_after_s"}
 
 
 def test_every_metric_that_the_readme_names_is_exposed() -> None:
@@ -199,6 +216,30 @@ def test_every_metric_that_the_readme_names_is_exposed() -> None:
     exposed = set(re.findall(r"# TYPE (\w+)", exposition(Metrics(), fleet).decode()))
     named = {span for span in spans(README) if span.startswith("crossfade_")}
     assert named and named <= exposed
+
+
+def test_the_codes_of_errors_are_all_documented_and_no_others() -> None:
+    said = {code for row in table(section(HTTP, "## Errors")) for code in re.findall(r"`(\w+)`", row[1])}
+    assert said == {code for text in ROUTER.values() for code in _codes(text)}
+
+
+def _codes(text: str) -> Iterator[str]:
+    """The fourth value of every `Fault(status, message, type, code)`; one that is passed on from elsewhere has no name here."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Fault":
+            code = node.args[3]
+            if isinstance(code, ast.Constant) and isinstance(code.value, str):
+                yield code.value
+
+
+def test_every_header_of_ours_is_documented_and_no_other() -> None:
+    used = {name for text in ROUTER.values() for name in re.findall(r'b"(x-crossfade-[a-z-]+)"', text)}
+    assert set(re.findall(r"`(x-crossfade-[a-z-]+)", HTTP)) == used
+
+
+def test_every_path_that_is_served_is_documented() -> None:
+    served = {path.decode() for path in FASTAPI_PATHS} | set(KINDS) | {"/v1/models"}
+    assert set(re.findall(r"`(?:GET|POST) (/[\w/]+)`", section(HTTP, "## Paths"))) == served
 
 
 def test_the_readme_says_what_it_is_in_five_lines() -> None:
