@@ -14,7 +14,6 @@ from router.faults import CallFailed, Fault, unsupported
 from router.gate import Gate
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
-BODY_TIMEOUT_S = 30.0  # for a whole body; HAProxy's `timeout http-request` is absolute for the same reason (slowloris)
 
 NO_KEY = Fault(
     401,
@@ -81,7 +80,7 @@ class Admission:
         parts: list[bytes] = []
         size = 0
         try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
+            async with asyncio.timeout(client.edge.body_timeout_s):
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
@@ -94,7 +93,7 @@ class Admission:
                         return b"".join(parts)
         except TimeoutError as exc:
             client.edge.hang_up_after(client.cycle)
-            message_text = f"The body did not arrive within {BODY_TIMEOUT_S:g} s."
+            message_text = f"The body did not arrive within {client.edge.body_timeout_s:g} s."
             raise CallFailed(Fault(408, message_text, "invalid_request_error", "request_timeout")) from exc
 
     def _too_long(self, client: Client) -> CallFailed:

@@ -7,8 +7,6 @@ from typing import Any, Protocol
 
 from router.edge import Turn
 
-SLOW_CLIENT_S = 60.0  # nginx's `send_timeout`: nothing at all was read for so long
-
 
 class Pausable(Protocol):
     """The source of what the client reads."""
@@ -110,7 +108,7 @@ class Client:
 
     def _watch(self) -> None:
         self._unwatch()
-        self._due = asyncio.get_running_loop().call_later(SLOW_CLIENT_S, self._drop)
+        self._due = asyncio.get_running_loop().call_later(self.edge.slow_client_s, self._drop)
 
     def _unwatch(self) -> None:
         if self._due is not None:

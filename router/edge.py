@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import sys
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from router.faults import Fault
@@ -25,7 +27,10 @@ KEEP_ALIVE_S = (
     75  # nginx's default; Node's fetch re-uses a socket for 4 s and loses calls where the server closes near that
 )
 HEAD_TIMEOUT_S = 10.0  # from a head's first byte to its last; HAProxy's usual `timeout http-request`
-REST_TIMEOUT_S = 30.0  # for what a client still sends of a body whose call has been answered; nginx's `lingering_time`
+BODY_TIMEOUT_S = (
+    30.0  # for a whole body, absolute as HAProxy's (slowloris); also for the rest of one whose call is answered
+)
+SLOW_CLIENT_S = 60.0  # nginx's `send_timeout`: nothing at all was read for so long
 LINGER_S = 5.0  # how long a connection that is being closed is still read; nginx's `lingering_timeout`
 MAX_HEADERS = 100  # Apache's default
 MAX_HEAD_BYTES = 65_536  # the sum of nginx's default buffers is 32 KiB; one read of the socket (256 KiB) is not cut up
@@ -40,12 +45,19 @@ class Listener(Protocol):
 
 
 class EdgeProtocol(HttpToolsProtocol):
-    """One client connection."""
+    """One client connection. How long it is waited for, in seconds, is the class's: a subclass may be less patient."""
+
+    head_timeout_s = HEAD_TIMEOUT_S
+    body_timeout_s = BODY_TIMEOUT_S
+    slow_client_s = SLOW_CLIENT_S
+    linger_s = LINGER_S
 
     listener: Listener | None = None
     is_gone = False
     _is_lingering = False
     _is_in_head = False
+    _asks_for_another_protocol = False
+    _read = b""
     _head_bytes = 0
     _due: asyncio.TimerHandle | None = None
 
@@ -68,7 +80,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if not self.transport.is_closing():
             self.transport.write_eof()
-        self._arm(LINGER_S, self.transport.abort)
+        self._arm(self.linger_s, self.transport.abort)
 
     # -- asyncio.Protocol --------------------------------------------------------------------------
 
@@ -80,6 +92,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._is_lingering:
             return
         goes_on = self._is_in_head
+        self._read = data
         super().data_received(data)
         if not self._is_in_head or self._is_lingering:
             return
@@ -87,7 +100,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(431, "The head of the request is too long.")
         elif self._due is None:
-            self._arm(HEAD_TIMEOUT_S, self._head_is_late)
+            self._arm(self.head_timeout_s, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_gone = True
@@ -118,12 +131,17 @@ class EdgeProtocol(HttpToolsProtocol):
         self._disarm()
         if len(self.headers) > MAX_HEADERS:
             raise ValueError("too many headers")  # becomes the parser's error, which `send_400_response` answers
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._asks_for_another_protocol = True
+            return
         super().on_headers_complete()
         if not self.url.startswith(b"/"):
             self.scope["raw_path"] = self.url  # a whole URL is no path, and nothing stands at it
         self.scope["extensions"] = {EXTENSION: Turn(self, self.cycle)}  # type: ignore[dict-item]
 
     def on_message_complete(self) -> None:
+        if self._asks_for_another_protocol:
+            return
         super().on_message_complete()
         if not self.pipeline:
             self.flow.resume_reading()
@@ -139,7 +157,7 @@ class EdgeProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if not is_read and not self._is_lingering and not self.transport.is_closing():
             self._unset_keepalive_if_required()
-            self._arm(REST_TIMEOUT_S, self.linger)
+            self._arm(self.body_timeout_s, self.linger)
 
     def send_400_response(self, msg: str) -> None:
         if len(self.headers or ()) > MAX_HEADERS:  # none before the first message has begun
@@ -148,7 +166,16 @@ class EdgeProtocol(HttpToolsProtocol):
             self._refuse(400, "The request is not valid HTTP/1.1.")
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Java's client asks for HTTP/2 in every first request; it is answered in HTTP/1.1 and nobody needs to be warned."""
+        """Java's client asks for HTTP/2 in its first request. The parser drops such a request's body, so read it again without the wish."""
+        error = sys.exc_info()[1]  # uvicorn calls this where it has caught the parser's news
+        if not self._asks_for_another_protocol or not isinstance(error, httptools.HttpParserUpgrade):
+            return
+        self._asks_for_another_protocol = False
+        wishes = (b"connection", b"upgrade", b"http2-settings")
+        lines = b"".join(b"%b: %b\r\n" % line for line in self.headers if line[0] not in wishes)
+        head = b"%b %b HTTP/1.1\r\n%b\r\n" % (self.parser.get_method(), self.url, lines)
+        self.parser = httptools.HttpRequestParser(self)
+        super().data_received(head + self._read[error.args[0] :])
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -173,7 +200,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self.linger()
 
     def _head_is_late(self) -> None:
-        self._refuse(408, f"The head of the request did not arrive within {HEAD_TIMEOUT_S:g} s.")
+        self._refuse(408, f"The head of the request did not arrive within {self.head_timeout_s:g} s.")
 
     def _arm(self, delay_s: float, callback: Callable[[], Any]) -> None:
         self._disarm()

@@ -31,14 +31,14 @@ def set_up_logging(level: int = logging.INFO) -> None:
         logger.propagate = False
 
 
-def server_for(config: Config, env: Mapping[str, str]) -> uvicorn.Server:
-    """The server of one configuration, not started yet."""
+def server_for(config: Config, env: Mapping[str, str], edge: type[EdgeProtocol] = EdgeProtocol) -> uvicorn.Server:
+    """The server of one configuration, not started yet; `edge` is the clients' side of its connections."""
     return uvicorn.Server(
         uvicorn.Config(
             build_app(config, env),
             host=config.server.host,
             port=config.server.port,
-            http=EdgeProtocol,
+            http=edge,
             ws="none",
             lifespan="on",
             log_config=None,

@@ -9,8 +9,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import httpx
+import uvicorn
 
 from router.config import loads
+from router.edge import EdgeProtocol
 from router.serve import server_for
 
 
@@ -20,6 +22,11 @@ class Router:
 
     port: int
     client: httpx.AsyncClient
+    server: uvicorn.Server
+
+    def stop(self) -> None:
+        """Begin to stop it, as SIGTERM does; leaving the block waits for the end."""
+        self.server.should_exit = True
 
     async def chat(self, *, headers: Mapping[str, str] | None = None, **fields: object) -> httpx.Response:
         """One chat call of the model `jane`."""
@@ -28,13 +35,15 @@ class Router:
 
 
 @asynccontextmanager
-async def running(config: str, env: Mapping[str, str] | None = None) -> AsyncIterator[Router]:
-    """Run the router with this YAML until the block is left."""
+async def running(
+    config: str, env: Mapping[str, str] | None = None, edge: type[EdgeProtocol] = EdgeProtocol
+) -> AsyncIterator[Router]:
+    """Run the router with this YAML until the block is left; a less patient `edge` is for tests of time limits."""
     loaded = loads(config, env or {})
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    server = server_for(loaded.config, env or {})
+    server = server_for(loaded.config, env or {}, edge)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
@@ -42,7 +51,7 @@ async def running(config: str, env: Mapping[str, str] | None = None) -> AsyncIte
                 if task.done():
                     task.result()
                 await asyncio.sleep(0.005)
-            yield Router(port, client)
+            yield Router(port, client, server)
     finally:
         server.should_exit = True
         await task
