@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from enum import StrEnum
-from functools import partial
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -42,11 +42,24 @@ def demo(
         signal.signal(sig, lambda *_: stopping.set())
     wish = Wish(port=port, with_vllm=engines is Engines.VLLM, home=cache_root(os.environ))
     try:
-        progress = Progress(partial(typer.echo, err=as_json), stopping)
+        progress = Progress(_writer(sys.stderr if as_json else sys.stdout), stopping)
         Demo(wish, progress, _once_as_json() if as_json else lambda summary: progress.show(summary.text())).run()
     except DemoFailed as exc:
         typer.echo(f"The demo cannot go on: {exc}", err=True)
         raise typer.Exit(1) from exc
+
+
+def _writer(file: TextIO) -> Callable[[str], None]:
+    """Lines to `file` until nobody reads it any more: that raises OSError once, and Python's own flush at the end finds nothing to say."""
+
+    def write(text: str) -> None:
+        try:
+            print(text, file=file, flush=True)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+            raise
+
+    return write
 
 
 def _once_as_json() -> Callable[[Summary], None]:

@@ -30,18 +30,22 @@ class Progress:
         self.show(f"{time.monotonic() - self._began_s:5.0f} s  {who:<10} {phase:<9} {text}")
 
     def show(self, text: str) -> None:
-        """A text as it stands, not mixed with another thread's."""
+        """A text as it stands, not mixed with another thread's. Where nobody can read any more, that is the wish to stop."""
         with self._lock:
-            self._write(text)
+            try:
+                self._write(text)
+            except OSError:  # the terminal has been closed, or what the output is piped into has ended
+                self.stopping.set()
 
 
 class Steps:
     """Runs the commands of a set-up one after the other, their output in log files, and says how they go."""
 
-    def __init__(self, who: str, progress: Progress, logs: Path):
+    def __init__(self, who: str, progress: Progress, logs: Path, say_again_s: float = SAY_AGAIN_S):
         self.who = who
         self.progress = progress
         self._logs = logs
+        self._say_again_s = say_again_s
 
     def say(self, phase: str, text: str) -> None:
         """One line about this set-up."""
@@ -63,7 +67,7 @@ class Steps:
     ) -> None:
         """Return when `is_done()`; says the `news` now and then. Raises Stopped, and Unavailable after `timeout_s`."""
         began_s = time.monotonic()
-        say_at_s = began_s + SAY_AGAIN_S
+        say_at_s = began_s + self._say_again_s
         while not is_done():
             if self.progress.stopping.wait(LOOK_AGAIN_S):
                 raise Stopped
@@ -71,12 +75,12 @@ class Steps:
             if passed_s > timeout_s:
                 raise Unavailable(f"{self.who} did not get through the phase {phase!r} in {timeout_s:g} s: {news()}")
             if time.monotonic() >= say_at_s:
-                say_at_s += SAY_AGAIN_S
+                say_at_s += self._say_again_s
                 self.say(phase, f"… {passed_s:.0f} s; {news()}")
 
 
 def last_line(process: SupervisedProcess) -> str:
     """What the process said last, on one line of a screen."""
-    lines = process.last_lines(1)
-    text = lines[0].rsplit("\r", 1)[-1].strip() if lines else "it has said nothing yet"
+    lines = [line for line in process.last_lines(5) if line.strip()]
+    text = lines[-1].strip() if lines else "it has said nothing yet"
     return text if len(text) <= LINE_CHARS else text[: LINE_CHARS - 1] + "…"

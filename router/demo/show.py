@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,7 @@ from pathlib import Path
 from backends.process import Command, ProcessError, SupervisedProcess
 from policies.ejection import State
 from router.demo import roles
-from router.demo.asking import NoAnswer, ask, is_well, states
-from router.demo.cache import cache_root
+from router.demo.asking import CALLER, NoAnswer, ask, is_well, states
 from router.demo.faults import DemoFailed, Stopped, Unavailable
 from router.demo.install import Installer, gguf_in
 from router.demo.keep import Kept
@@ -26,9 +26,15 @@ from router.demo.roles import Role
 from router.demo.summary import Row, Summary
 
 TICK_S = 0.25
+LOOK_S = 1.0  # at who is in rotation
 START_S = 600.0  # vLLM took 30 to 100 s on two cores, alone or beside other work; small machines take longer
 ROTATION_S = 60.0  # the router asks after health every 2 s; the rest is for a machine that is busy
 CALLERS = 24  # all on one side of a fair split once in 8 million times
+NEWS = {
+    State.EJECTED: "out of rotation; the other answers for it",
+    State.PROBING: "it is well; its next caller tries it",
+    State.IN_ROTATION: "back in rotation",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +68,13 @@ class Demo:
         self._candidate = roles.vllm(candidate_port) if wish.with_vllm else roles.standin(candidate_port)
         self._kept: dict[str, Kept] = {}
         self._candidate_fault: BaseException | None = None
+        self._seen: dict[str, State] = {}  # empty until both have been shown
+        self._look_at_s = 0.0
 
     def run(self) -> None:
         """Returns when asked to stop, with everything stopped. Raises DemoFailed."""
+        if is_taken("127.0.0.1", self._wish.port):
+            raise DemoFailed(f"port {self._wish.port} is taken by another program; stop it, or choose one with --port")
         side = threading.Thread(target=self._bring_candidate, name="candidate")
         try:
             self._bring_first()
@@ -72,20 +82,16 @@ class Demo:
             self._watch()
         except Stopped:
             pass
-        except (Unavailable, ProcessError) as exc:
+        except (Unavailable, ProcessError, OSError) as exc:
             raise DemoFailed(str(exc)) from exc
         finally:
             self._progress.stopping.set()
-            if side.ident is not None:
-                side.join()
-            self._stop_all()
+            self._stop_all(side)
 
     # The first engine and Crossfade
 
     def _bring_first(self) -> None:
         wish = self._wish
-        if is_taken("127.0.0.1", wish.port):
-            raise DemoFailed(f"port {wish.port} is taken by another program; stop it, or choose another with --port")
         wish.folder.mkdir(parents=True, exist_ok=True)
         for old in wish.folder.glob("*.log"):
             old.unlink()
@@ -149,7 +155,12 @@ class Demo:
     def _start_engine(self, role: Role, command: Command, steps: Steps) -> None:
         self._start(command, f"{role.url}/health", steps)
         steps.say("warm-up", "one answer without an audience")
-        ask(role.url, "warm-up", role.model)
+        try:
+            ask(role.url, "warm-up", role.model)
+        except NoAnswer as exc:  # killed meanwhile, say: it is kept, and the router finds out by itself
+            if self._progress.stopping.is_set():
+                raise Stopped from exc
+            steps.say("warm-up", f"no answer: {exc}")
         steps.say("ready", f"{role.title}, on {role.url}")
 
     def _start(self, command: Command, health: str, steps: Steps) -> None:
@@ -173,6 +184,7 @@ class Demo:
         self._show_answers({self._baseline.name, name})  # a call that succeeds takes the candidate into rotation
         steps.say("rotation", "Crossfade gives it its half of the callers")
         self._announce(self._summary())
+        self._seen = states(self._wish.origin)
 
     def _show_answers(self, wanted: set[str]) -> None:
         """Ask as one caller after the other, until each wanted backend has answered."""
@@ -195,27 +207,56 @@ class Demo:
                 raise DemoFailed(f"{self._candidate.name}: {self._candidate_fault}") from self._candidate_fault
             for kept in list(self._kept.values()):
                 kept.tick()
+            self._say_changes()
 
-    def _stop_all(self) -> None:
-        self._progress.say("demo", "stop", f"stopping {', '.join(self._kept) or 'nothing: nothing was started'}")
-        stoppers = [threading.Thread(target=kept.stop) for kept in self._kept.values()]
-        for each in stoppers:
-            each.start()
-        for each in stoppers:
-            each.join()
+    def _say_changes(self) -> None:
+        """Who has left the rotation and who is back since the last look."""
+        if not self._seen or time.monotonic() < self._look_at_s:
+            return
+        self._look_at_s = time.monotonic() + LOOK_S
+        for name, state in states(self._wish.origin).items():
+            if self._seen.get(name) is not state:
+                self._seen[name] = state
+                self._progress.say(name, "rotation", NEWS[state])
+
+    def _stop_all(self, side: threading.Thread) -> None:
+        """Twice: the first ends what `side` may still be waiting for, the second what it has started since."""
+        self._progress.say("demo", "stop", f"stopping {', '.join(list(self._kept)) or 'what has been begun'}")
+        _at_once([kept.stop for kept in list(self._kept.values())])
+        if side.ident is not None:
+            side.join()
+        _at_once([kept.stop for kept in self._kept.values()])
         self._progress.say("demo", "stopped", "nothing is left running")
 
     def _summary(self) -> Summary:
         wish = self._wish
         now = states(wish.origin)
         rows = tuple(
-            Row(role.name, role.title, role.url, now.get(role.name) is State.IN_ROTATION)
+            Row(role.name, role.title, role.url, self._pid(role), now.get(role.name) is State.IN_ROTATION)
             for role in (self._baseline, self._candidate)
         )
-        return Summary(wish.origin, wish.folder, rows)
+        return Summary(wish.origin, wish.folder, rows, self._home())
+
+    def _home(self) -> str:
+        try:
+            return ask(self._wish.origin, CALLER).backend
+        except NoAnswer:
+            return ""
+
+    def _pid(self, role: Role) -> int | None:
+        kept = self._kept.get(role.name)
+        return kept.pid if kept else None
 
     def _steps(self, role: Role) -> Steps:
         return Steps(role.name, self._progress, self._wish.folder)
 
     def _installer(self, steps: Steps) -> Installer:
-        return Installer(cache_root(os.environ), steps, os.environ)
+        return Installer(self._wish.home, steps, os.environ)
+
+
+def _at_once(tasks: list[Callable[[], object]]) -> None:
+    threads = [threading.Thread(target=task) for task in tasks]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()

@@ -17,16 +17,18 @@ class Row:
     name: str
     title: str
     url: str
+    pid: int | None  # None until it has been started
     is_in_rotation: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The demo now; `folder` holds the configuration and the logs."""
+    """The demo now; `folder` holds the configuration and the logs, `home` names the backend of the caller in the line to paste."""
 
     origin: str
     folder: Path
     backends: tuple[Row, ...]
+    home: str
 
     def text(self) -> str:
         """A few lines, with one to paste."""
@@ -34,11 +36,22 @@ class Summary:
         return f"""
 Crossfade answers on {self.origin}/v1 (model {MODEL}); half of the callers on each of:
 {backends}
-Configuration and logs: {self.folder}
+
 Ask it (x-crossfade-backend in the answer says who spoke; another x-user-id may reach the other):
   {curl_line(self.origin)}
+{self._kill_line()}
+Configuration and logs: {self.folder}
 Ctrl-C stops everything.
 """
+
+    def _kill_line(self) -> str:
+        if not all(row.is_in_rotation for row in self.backends):
+            return ""
+        pids = [row.pid for row in self.backends if row.name == self.home]
+        return "".join(
+            f"Kill {self.home} and ask again; the other answers for it until it is back:\n  kill -9 {pid}\n"
+            for pid in pids
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The same for programs."""
