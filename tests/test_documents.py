@@ -19,14 +19,12 @@ from typer.testing import CliRunner
 
 from backends.pool import IDLE_S
 from policies.outcome import OUTCOMES
-from router.admission import BODY_TIMEOUT_S
 from router.app import FASTAPI_PATHS
 from router.building import build_fleet
 from router.cli import app
-from router.client import SLOW_CLIENT_S
 from router.config import Config, ConfigInvalid, Timeouts, loads
 from router.config.pending import PENDING
-from router.edge import HEAD_TIMEOUT_S, KEEP_ALIVE_S
+from router.edge import BODY_TIMEOUT_S, HEAD_TIMEOUT_S, KEEP_ALIVE_S, SLOW_CLIENT_S
 from router.endpoints import KINDS
 from router.metrics import Metrics, exposition
 from tests.documents import (
