@@ -14,6 +14,8 @@ from backends.faults import fault_of_error
 
 ABORT = "abort"  # vLLM's word for "the engine stopped working on this"; no value of OpenAI's, never an end
 
+_NO_VALUE = msgspec.Raw()  # the default of a field of any type: `Raw | None` takes nothing but null
+
 
 class _Delta(msgspec.Struct, gc=False):
     content: str | None = None
@@ -34,7 +36,7 @@ class Chunk(msgspec.Struct, gc=False):
 
     model: str | None = None
     choices: list[_Choice] | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = _NO_VALUE
 
     @property
     def has_content(self) -> bool:
@@ -66,7 +68,12 @@ class _Whole(msgspec.Struct, gc=False):
     model: str | None = None
     choices: list[_WholeChoice] | None = None
     data: list[msgspec.Raw] | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = _NO_VALUE
+
+
+def _is_there(value: msgspec.Raw) -> bool:
+    """Whether a field of any type has a value other than null."""
+    return bool(value) and bytes(value) != b"null"
 
 
 _CHUNK = msgspec.json.Decoder(Chunk)
@@ -80,7 +87,7 @@ def read_chunk(data: bytes) -> Chunk:
         chunk = _CHUNK.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise ProtocolBroken(f"a malformed event in the stream: {exc}") from exc
-    if chunk.error is not None:
+    if _is_there(chunk.error):
         raise fault_of_error(data)
     if chunk.finish_reason == ABORT:
         raise Failed("the engine aborted the answer")
@@ -93,7 +100,7 @@ def check_whole(kind: str, body: bytes) -> str | None:
         whole = _WHOLE.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise ProtocolBroken(f"the answer is not the JSON of a {kind} answer: {exc}") from exc
-    if whole.error is not None:
+    if _is_there(whole.error):
         raise fault_of_error(body)
     if kind in ("chat", "completions"):
         if not whole.choices:

@@ -207,7 +207,7 @@ class StreamRelay:
 
 class _Passed(msgspec.Struct, gc=False):
     model: str | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = msgspec.Raw()  # `Raw | None` would take nothing but null
 
 
 _PASSED = msgspec.json.Decoder(_Passed)
@@ -220,7 +220,7 @@ async def read_passed(reply: Exchange, renaming: Renaming) -> bytes:
         passed = _PASSED.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return body  # a list, or a field of another type than elsewhere
-    if passed.error is not None:
+    if passed.error and bytes(passed.error) != b"null":
         raise fault_of_error(body)
     return renaming.apply(body, passed.model)
 
