@@ -40,7 +40,9 @@ async def running(
 ) -> AsyncIterator[Router]:
     """Run the router with this YAML until the block is left; a less patient `edge` is for tests of time limits."""
     loaded = loads(config, env or {})
-    listener = socket.socket()
+    listener = socket.socket(
+        socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
+    )  # asyncio sets TCP_NODELAY only on these
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     server = server_for(loaded.config, env or {}, edge)

@@ -12,12 +12,15 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from backends.dialects import DIALECTS
 from policies.choose import BackendView, Choice, Snapshot, choose, describe
 from policies.facts import CallFacts
-from router.building import FIRST_REVISION, build_route
+from router.building import FIRST_REVISION, build_admission, build_route
+from router.call import HeaderView
 from router.cli.check import DEFAULT_FILE
 from router.config import Config, ConfigInvalid, load
 from router.endpoints import KINDS
+from router.faults import CallFailed
 from router.reading import BadCall, read_body
 
 
@@ -49,7 +52,7 @@ def explain(
     except ConfigInvalid as exc:
         typer.echo("\n".join(map(str, exc.problems)), err=True)
         raise typer.Exit(1) from exc
-    except BadCall as exc:
+    except (BadCall, CallFailed) as exc:
         typer.echo(f"The request would be answered with an error: {exc}", err=True)
         raise typer.Exit(1) from exc
     typer.echo(json.dumps(_document(choice), indent=2) if as_json else "\n".join(describe(choice)))
@@ -75,17 +78,21 @@ def _choose(config: Config, asked: Request) -> Choice:
     if model is None:
         known = ", ".join(config.models)
         raise BadCall(f"the model {body.model!r} is not configured; configured are: {known}", param="model")
+    headers = {name.lower().encode(): value.encode() for name, value in asked.headers.items()}
+    callable_now = [name for name in model.on if config.backends[name].kind in DIALECTS]
     facts = CallFacts(
         model=body.model,
         kind=kind,
-        headers={name.lower(): value for name, value in asked.headers.items()},
+        headers=HeaderView(headers),
         stream=body.stream,
         tools=body.has_tools,
         prompt_bytes=body.size_bytes,
         user=body.user,
         messages=body.messages,
+        pin=build_admission(config.server, os.environ).pin(headers, callable_now),
     )
-    views = {name: BackendView(name, in_rotation=True) for name in model.on}
+    views = {name: BackendView(name, in_rotation=True) for name in callable_now}
+    views |= {name: BackendView(name, False, kinds=frozenset()) for name in model.on if name not in views}
     snapshot = Snapshot.of(FIRST_REVISION, views)
     return choose(facts, build_route(body.model, model), snapshot, random.Random())
 
