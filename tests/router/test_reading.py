@@ -1,0 +1,104 @@
+"""A body that is read and written again says the same, but for the model; what decides something is read as JSON says it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.reading import MAX_DEPTH, BadCall, read_body
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = st.dictionaries(TEXT.filter(lambda name: name not in ("model", "stream", "tools", "user", "prompt")), VALUES)
+LAYOUTS = st.sampled_from(
+    [{"separators": (",", ":")}, {}, {"indent": 2}, {"indent": 90}, {"separators": (" ,\t", "\r\n: ")}]
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(before=FIELDS, after=FIELDS, layout=LAYOUTS, ascii_only=st.booleans())
+def test_every_field_is_written_as_it_was_read_but_the_model(
+    before: dict[str, Any], after: dict[str, Any], layout: dict[str, Any], ascii_only: bool
+) -> None:
+    fields = {**before, "model": "jane", "prompt": "x", **after}
+    body = json.dumps(fields, ensure_ascii=ascii_only, **layout).encode()
+    read = read_body("completions", body)
+    assert (read.model, read.size_bytes) == ("jane", len(body))
+    sent = read.write(b'"other"')
+    assert json.loads(sent) == {**fields, "model": "other"} and list(json.loads(sent)) == list(fields)
+    raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    again = msgspec.json.decode(sent, type=dict[str, msgspec.Raw])
+    assert {n: bytes(v) for n, v in again.items()} == {n: bytes(v) for n, v in raw.items()} | {"model": b'"other"'}
+
+
+@settings(max_examples=100, deadline=None)
+@given(fields=FIELDS, twice=st.integers(0, 100), layout=LAYOUTS)
+def test_a_field_that_stands_twice_is_always_found(fields: dict[str, Any], twice: int, layout: dict[str, Any]) -> None:
+    fields = {**fields, "model": "jane", "prompt": "x"}
+    body = json.dumps(fields, **layout).rstrip()
+    name = list(fields)[twice % len(fields)]
+    doubled = body[:-1] + "," + json.dumps({name: fields[name]}, **layout).strip()[1:]
+    with pytest.raises(BadCall, match="twice"):
+        read_body("completions", doubled.encode())
+
+
+def deep(value: Any) -> int:
+    """How many levels of lists and objects a value has."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inside is None else 1 + max(map(deep, inside), default=0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(shape=st.lists(st.sampled_from("[{"), min_size=MAX_DEPTH - 6, max_size=MAX_DEPTH + 4), wide=VALUES)
+def test_depth_is_counted_exactly(shape: list[str], wide: Any) -> None:
+    value: Any = wide
+    for kind in shape:
+        value = [value, []] if kind == "[" else {"a": {}, "]}": value}
+    fields = {"model": "jane", "prompt": value}
+    body = json.dumps(fields).encode()
+    if deep(fields) > MAX_DEPTH:
+        with pytest.raises(BadCall, match="deeper than 64"):
+            read_body("completions", body)
+    else:
+        assert read_body("completions", body).model == "jane"
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    body=st.binary(max_size=60) | st.text(max_size=60).map(str.encode) | TEXT.map(lambda t: b'{"model":%b' % t.encode())
+)
+def test_no_bytes_end_in_anything_but_a_call_or_a_bad_call(body: bytes) -> None:
+    try:
+        read_body("chat", body)
+    except BadCall as error:
+        assert str(error)
+
+
+FACTS: list[tuple[str, dict[str, Any], tuple[bool, bool, str | None]]] = [
+    ("nothing said", {}, (False, False, None)),
+    ("all of it", {"stream": True, "tools": [{}], "user": "u"}, (True, True, "u")),
+    ("null everywhere", {"stream": None, "tools": None, "user": None}, (False, False, None)),
+    ("false and empty", {"stream": False, "tools": [], "user": ""}, (False, False, "")),
+]
+
+
+@pytest.mark.parametrize(("more", "facts"), [row[1:] for row in FACTS], ids=[row[0] for row in FACTS])
+@pytest.mark.parametrize("indent", [None, 1], ids=["dense", "spread out"])
+def test_the_facts_of_a_call(more: dict[str, Any], facts: tuple[bool, bool, str | None], indent: int | None) -> None:
+    body = json.dumps({"model": "jane", "messages": [{"role": "user"}], **more}, indent=indent).encode()
+    read = read_body("chat", body)
+    assert (read.stream, read.has_tools, read.user) == facts
+    assert json.loads(read.messages) == [{"role": "user"}]
+
+
+def test_an_embedding_is_never_streamed() -> None:
+    assert not read_body("embeddings", b'{"model":"jane","input":"x","stream":true}').stream
