@@ -20,7 +20,7 @@ class BackendError(Exception):
 
 
 class ConnectFailed(BackendError):
-    """Nothing was sent: the connection could not be made in time, or died before any byte of an answer (after one safe replay)."""
+    """Nothing was sent: the connection could not be made in time, or was gone before the request was written."""
 
 
 class Refused(BackendError):

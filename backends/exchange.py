@@ -13,12 +13,15 @@ Example: between_tokens_s = 30, a chunk every 10 ms for 60 s: two timers, six th
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import deque
 from collections.abc import Callable
 
 from backends.errors import BackendError, FirstTokenTimeout, ProtocolBroken
 from backends.http1 import Connection, Tap
 
 ERROR_BODY_BYTES = 65_536  # vLLM's largest captured error body is 2 KB; what is longer is cut
+ERROR_BODY_S = 1.0  # the words of an error are worth no longer wait: its status alone says whether to go elsewhere
 MAX_BUFFERED_BYTES = 1_048_576  # bytes taken in before anybody reads them; then the backend is made to wait
 
 Sink = Callable[[bytes], bool | None]  # True: enough for now, let `pump` return
@@ -34,12 +37,13 @@ class Exchange:
         "_connection",
         "_ended",
         "_error",
+        "_is_full",
+        "_is_held",
         "_limit_error",
         "_loop",
         "_sink",
         "_timer",
         "_waiter",
-        "got_bytes",
         "headers",
         "limit_s",
         "status",
@@ -48,14 +52,15 @@ class Exchange:
     def __init__(self, loop: asyncio.AbstractEventLoop, limit_s: float, limit_error: ErrorFactory | None = None):
         self.status = 0
         self.headers: dict[str, str] = {}
-        self.got_bytes = False
         self.limit_s = limit_s
         self._limit_error: ErrorFactory = limit_error or _no_content
         self._loop = loop
         self._connection: Connection | None = None
         self._sink: Sink | None = None
-        self._buffer: list[bytes] = []
+        self._buffer: deque[bytes] = deque()
         self._buffered = 0
+        self._is_full = False  # the two reasons for not reading, apart: ending one must not end the other
+        self._is_held = False
         self._ended = False
         self._error: BackendError | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -64,10 +69,22 @@ class Exchange:
     # -- the caller's side -------------------------------------------------------------------------
 
     def start(self, connection: Connection, request: bytes) -> None:
-        """Send the request. Raises ConnectionError where a kept connection turns out to be gone."""
+        """Send the request. Raises ConnectionError where a kept connection turns out to be gone, BackendError where it is too late."""
         self._connection = connection
-        self._error = None
+        if self._error is not None:
+            raise self._error
         connection.send(request, self)
+
+    def forget_connection(self) -> None:
+        """Give up a connection that died before any byte of an answer, so that `start` may use another."""
+        self._connection = None
+        # The limit may have passed in the same turn of the loop; its timer does not fire twice.
+        self._error = self._limit_error() if self._loop.time() >= self.limit_s else None
+
+    @property
+    def got_bytes(self) -> bool:
+        """Whether even one byte of an answer came."""
+        return self._connection is not None and self._connection.has_answered
 
     async def head(self) -> None:
         """Wait until status and headers are there. Raises BackendError."""
@@ -82,12 +99,13 @@ class Exchange:
         What comes between two pumps is kept for the second. Raises BackendError, the sink's own included.
         """
         while self._buffer:
-            data = self._buffer.pop(0)
+            data = self._buffer.popleft()
             self._buffered -= len(data)
             if sink(data):
                 return
         self._sink = sink
-        self.resume_reading()
+        self._is_full = False
+        self._read_on()
         while not self._ended and self._sink is not None:
             if self._error is not None:
                 raise self._error
@@ -95,7 +113,7 @@ class Exchange:
 
     async def read(self, limit_bytes: int) -> bytes:
         """The whole body. Raises ProtocolBroken where it is longer than `limit_bytes`."""
-        if self._ended and len(self._buffer) == 1:
+        if self._ended and len(self._buffer) == 1 and self._buffered <= limit_bytes:
             return self._buffer[0]
         parts: list[bytes] = []
         size = 0
@@ -109,6 +127,21 @@ class Exchange:
 
         await self.pump(collect)
         return b"".join(parts)
+
+    async def excerpt(self, limit_bytes: int) -> bytes:
+        """The first `limit_bytes` of the body, or what came of it before it broke off or the limit passed. Raises nothing."""
+        parts: list[bytes] = []
+        size = 0
+
+        def collect(data: bytes) -> bool:
+            nonlocal size
+            size += len(data)
+            parts.append(data)
+            return size >= limit_bytes
+
+        with contextlib.suppress(BackendError):
+            await self.pump(collect)
+        return b"".join(parts)[:limit_bytes]
 
     def set_limit(self, limit_s: float, error: ErrorFactory) -> None:
         """Change what is being waited for: until `limit_s`, an instant of the loop's clock, else `error()`."""
@@ -135,6 +168,7 @@ class Exchange:
         if connection is None:
             return None
         if self._ended and connection.is_idle:
+            connection.resume_reading()  # else the next exchange, or the news that the server hung up, would never be read
             return connection
         connection.close()
         return None
@@ -145,12 +179,14 @@ class Exchange:
             self._connection.tap = tap
 
     def pause_reading(self) -> None:
+        """Hold the backend back until `resume_reading`: whoever is being written to has enough."""
+        self._is_held = True
         if self._connection is not None:
             self._connection.pause_reading()
 
     def resume_reading(self) -> None:
-        if self._connection is not None:
-            self._connection.resume_reading()
+        self._is_held = False
+        self._read_on()
 
     @property
     def has_ended(self) -> bool:
@@ -160,7 +196,6 @@ class Exchange:
     # -- backends.http1.Receiver -------------------------------------------------------------------
 
     def on_head(self, status: int, headers: dict[str, str]) -> None:
-        self.got_bytes = True
         self.status = status
         self.headers = headers
         self._wake()
@@ -170,8 +205,9 @@ class Exchange:
         if sink is None:
             self._buffer.append(data)
             self._buffered += len(data)
-            if self._buffered > MAX_BUFFERED_BYTES:
-                self.pause_reading()
+            if self._buffered > MAX_BUFFERED_BYTES and self._connection is not None:
+                self._is_full = True
+                self._connection.pause_reading()
             return
         try:
             if sink(data):
@@ -189,6 +225,10 @@ class Exchange:
         self._wake()
 
     # -- inside ------------------------------------------------------------------------------------
+
+    def _read_on(self) -> None:
+        if self._connection is not None and not (self._is_full or self._is_held):
+            self._connection.resume_reading()
 
     async def _wait(self) -> None:
         waiter = self._waiter = self._loop.create_future()

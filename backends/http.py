@@ -17,9 +17,10 @@ import msgspec
 
 from backends.dialects import Dialect
 from backends.errors import BackendError, ConnectFailed, Failed, ProtocolBroken
-from backends.exchange import ERROR_BODY_BYTES, ErrorFactory, Exchange
+from backends.exchange import ERROR_BODY_BYTES, ERROR_BODY_S, ErrorFactory, Exchange
 from backends.faults import fault_of_answer
-from backends.pool import Origin, Pool
+from backends.http1 import Connection
+from backends.pool import IDLE_S, Origin, Pool
 
 PROBE_TIMEOUT_S = 2.0  # an engine that cannot say "200" in this time would not answer a call either
 MAX_PROBE_BYTES = 262_144  # a server with hundreds of models lists them in less
@@ -82,11 +83,17 @@ class Replica:
         )
 
 
-def replica_at(origin: Origin, dialect: Dialect, key: str = "") -> Replica:
-    """A replica of its own pool; `key` is what the server wants as a bearer token, "" for none."""
+def replica_at(origin: Origin, dialect: Dialect, key: str = "", *, idle_s: float = IDLE_S) -> Replica:
+    """A replica of its own pool; `key` is what the server wants as a bearer token, "" for none.
+
+    Raises ValueError where the key holds what no header may carry; the blank space of a secret's file at its ends is dropped.
+    """
+    key = key.strip()
+    if not all("!" <= character <= "~" for character in key):
+        raise ValueError(f"the key of {origin.url} holds a character that no header may carry; use printable ASCII")
     bearer = f"authorization: Bearer {key}\r\n" if key else ""
     head = f"host: {origin.authority}\r\naccept-encoding: identity\r\n{bearer}"
-    return Replica(origin, Pool(origin), dialect, head.encode("ascii"))
+    return Replica(origin, Pool(origin, idle_s=idle_s), dialect, head.encode("ascii"))
 
 
 class Opening:
@@ -106,7 +113,9 @@ class Opening:
         try:
             await self._head()
             if not 200 <= exchange.status < 300:
-                body = await exchange.read(ERROR_BODY_BYTES)
+                limit_s = min(self._limits.first_content_s, self._loop.time() + ERROR_BODY_S)
+                exchange.set_limit(limit_s, self._limits.late)
+                body = await exchange.excerpt(ERROR_BODY_BYTES)
                 raise fault_of_answer(exchange.status, exchange.headers, body)
         except BaseException:
             self._release()
@@ -129,15 +138,25 @@ class Opening:
             except ProtocolBroken:
                 if exchange.got_bytes:
                     raise
-        # The limit covers connecting too: whichever of the two ends first.
-        left_s = self._limits.first_content_s - self._loop.time()
-        fresh = await self._replica.pool.connect(max(0.0, min(self._limits.connect_s, left_s)))
+            exchange.forget_connection()
+        fresh = await self._connect()
         try:
             exchange.start(fresh, self._request)
             await exchange.head()
         except ConnectionError as exc:
             fresh.close()
             raise ConnectFailed(f"{self._replica.origin.url} hung up at once") from exc
+
+    async def _connect(self) -> Connection:
+        """A fresh connection. The limit covers connecting too: whichever of the two ends first says what went wrong."""
+        limits = self._limits
+        left_s = limits.first_content_s - self._loop.time()
+        try:
+            return await self._replica.pool.connect(max(0.0, min(limits.connect_s, left_s)))
+        except ConnectFailed as error:
+            if isinstance(error.__cause__, TimeoutError) and left_s <= limits.connect_s:
+                raise limits.late() from error
+            raise
 
     def _release(self) -> None:
         connection = self._exchange.release()

@@ -87,8 +87,10 @@ class Pool:
                 )
         except TimeoutError as exc:
             raise ConnectFailed(f"no connection to {origin.url} within {timeout_s:g} s") from exc
-        except (OSError, ssl.SSLError) as exc:
+        except OSError as exc:  # ssl.SSLError is one
             raise ConnectFailed(f"cannot connect to {origin.url}: {exc.strerror or exc}") from exc
+        except UnicodeError as exc:
+            raise ConnectFailed(f"cannot connect to {origin.url}: its host is no valid name") from exc
         sock = connection.transport.get_extra_info("socket") if connection.transport else None
         if sock is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

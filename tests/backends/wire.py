@@ -42,7 +42,7 @@ class Wire:
 
 
 @asynccontextmanager
-async def serving(handle: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[Wire]:
+async def serving(handle: Handler, tls: ssl.SSLContext | None = None, port: int = 0) -> AsyncIterator[Wire]:
     """A server that runs `handle` once for each connection and then hangs up."""
     tasks: set[asyncio.Task[None]] = set()
 
@@ -61,7 +61,7 @@ async def serving(handle: Handler, tls: ssl.SSLContext | None = None) -> AsyncIt
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
+    server = await asyncio.start_server(accept, "127.0.0.1", port, ssl=tls)
     wire = Wire(server.sockets[0].getsockname()[1], is_tls=tls is not None)
     try:
         yield wire
