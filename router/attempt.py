@@ -74,14 +74,14 @@ class Attempt:
             return await self._whole(200, _JSON, body)
 
     async def _whole(self, status: int, content_type: bytes, body: bytes) -> bytes:
-        await self.client.begin(status, [*self._headers(content_type), (b"content-length", b"%d" % len(body))])
+        self.client.begin(status, [*self._headers(content_type), (b"content-length", b"%d" % len(body))])
         return body
 
     async def _stream(self, reply: Exchange, replica: LiveReplica, started_s: float) -> bytes:
         relay = StreamRelay(reply, self.client, self.binding.renaming, self._stream_limits())
         await relay.until_content()
         self._first_content(replica, started_s)
-        await self.client.begin(200, self._headers(_EVENTS))
+        self.client.begin(200, self._headers(_EVENTS))
         await relay.to_the_end()
         return b""
 
@@ -92,7 +92,8 @@ class Attempt:
             self._first_content(replica, started_s)
             return await self._whole(reply.status, content_type, body)
         self._first_content(replica, started_s)
-        await self.client.begin(reply.status, self._headers(content_type))
+        self.client.begin(reply.status, self._headers(content_type))
+        self.client.write_head()
         await PassRelay(reply, self.client, self._stream_limits()).to_the_end()
         return b""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol
+from typing import Protocol
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from router.edge import Turn
 
@@ -18,28 +20,51 @@ class Pausable(Protocol):
 class Client:
     """Listens to the connection for as long as the call lasts. A client of HTTP/1.0 knows no chunked coding and gets bare bytes."""
 
-    __slots__ = ("_due", "_is_events", "_reader", "_send", "_task", "cycle", "edge", "has_begun", "is_chunked")
+    __slots__ = (
+        "_due",
+        "_head",
+        "_is_events",
+        "_is_sized",
+        "_reader",
+        "_task",
+        "cycle",
+        "edge",
+        "has_begun",
+        "is_chunked",
+    )
 
-    def __init__(self, turn: Turn, send: Any):
+    def __init__(self, turn: Turn):
         self.edge, self.cycle = turn
         self.has_begun = False
         self.is_chunked = self.cycle.scope["http_version"] != "1.0"
         self._is_events = False
         self._reader: Pausable | None = None
-        self._send = send
+        self._head = b""
+        self._is_sized = False
         self._task = asyncio.current_task()
         self._due: asyncio.TimerHandle | None = None
         self.edge.listener = self
         if self.edge.is_slow:
             self._watch()
 
-    async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """Send the head, content type first. From here on the call cannot move any more; it can only be resumed or ended."""
-        self.has_begun = True
+    def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Take the head: the content type first, a content length last. It leaves together with the first piece of the body.
+
+        From here on the call cannot move any more; it can only be resumed or ended.
+        """
+        cycle = self.cycle
+        self.has_begun = cycle.response_started = True
+        cycle.waiting_for_100_continue = False
         self._is_events = headers[0][1].startswith(b"text/event-stream")
-        if not self.is_chunked and all(name != b"content-length" for name, _ in headers):
-            self.cycle.chunked_encoding = False
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        lines = [STATUS_LINE[status], *(b"%b: %b\r\n" % header for header in headers)]
+        if headers[-1][0] == b"content-length" or status == 204:
+            self._is_sized = True
+        elif self.is_chunked:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        if not cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"\r\n")
+        self._head = b"".join(lines)
 
     def read_from(self, reader: Pausable | None) -> None:
         """Whom to hold back while the client is slow; None for nobody."""
@@ -49,25 +74,45 @@ class Client:
 
     def write(self, data: bytes) -> None:
         """Write a piece of a stream. Never waits; whoever is read from is told to hold back."""
-        edge = self.edge
-        if data and not edge.is_gone:  # an empty chunk would end the body
-            edge.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self.is_chunked else data)
+        if data:  # an empty chunk would end the body
+            self.write_framed(b"%x\r\n%b\r\n" % (len(data), data) if self.is_chunked else data)
 
     def write_framed(self, chunks: bytes) -> None:
         """Write chunks that are framed already; only where `is_chunked`."""
-        if not self.edge.is_gone:
-            self.edge.transport.write(chunks)
+        if self.edge.is_gone:
+            return
+        if self._head:
+            chunks = self._head + chunks
+            self._head = b""
+        self.edge.transport.write(chunks)
+
+    def write_head(self) -> None:
+        """Send the head alone, where the first piece of the body may be long in coming."""
+        self.write_framed(b"")
 
     async def finish(self, data: bytes = b"") -> None:
         """End the answer, with a last piece. Waits while the client is slow, and no longer than it may be slow."""
-        if data and self.cycle.chunked_encoding is False and not self.cycle.expected_content_length:
+        cycle, edge = self.cycle, self.edge
+        if edge.is_slow and not cycle.disconnected:
+            await edge.flow.drain()
+        if cycle.disconnected:
+            return
+        if self._is_sized:
+            self.write_framed(data if cycle.scope["method"] != "HEAD" else b"")
+        elif self.is_chunked:
             self.write(data)
-            data = b""
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+            self.write_framed(b"0\r\n\r\n")
+        else:
+            self.write_framed(data)
+        cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
 
     async def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Send a whole answer."""
-        await self.begin(status, [*headers, (b"content-length", b"%d" % len(body))])
+        self.begin(status, [*headers, (b"content-length", b"%d" % len(body))])
         await self.finish(body)
 
     async def finish_broken(self, event: bytes) -> None:

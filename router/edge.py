@@ -1,7 +1,7 @@
 """The client's side of a connection: uvicorn's HTTP protocol, with a direct way to write a chunk and to hear that the client left.
 
-An ASGI `send` per chunk costs a coroutine, a dictionary and a list; a stream of a thousand chunks pays for them a thousand
-times. So a stream begins and ends through ASGI, and its chunks are written to the transport directly in between (`router.client`).
+An ASGI `send` costs a coroutine, a dictionary, a list and a write to the socket of its own, and a stream of a thousand chunks pays
+for them a thousand times. So calls are answered on the transport directly (`router.client`).
 
 What uvicorn leaves open and is closed here: a head or the rest of a body that never comes, heads without a limit, requests with a
 whole URL in their first line, errors in another shape than OpenAI's, and reading that stays paused after a long body, which would

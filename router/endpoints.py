@@ -62,7 +62,7 @@ class CallEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, as ASGI hands it over."""
         headers = dict(scope["headers"])
-        answering = _Answering(Client(turn_of(scope), send), _request_id(headers), self.fleet.revision)
+        answering = _Answering(Client(turn_of(scope)), _request_id(headers), self.fleet.revision)
         client = answering.client
         try:
             await self._serve(scope, headers, receive, answering)
@@ -216,7 +216,7 @@ class ModelsEndpoint:
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """One request, as ASGI hands it over."""
         headers = dict(scope["headers"])
-        answering = _Answering(Client(turn_of(scope), send), _request_id(headers), self.fleet.revision)
+        answering = _Answering(Client(turn_of(scope)), _request_id(headers), self.fleet.revision)
         try:
             if scope["method"] not in ("GET", "HEAD"):
                 raise CallFailed(_wrong_method("GET"))
@@ -242,7 +242,7 @@ class NothingHere:
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """One request, as ASGI hands it over."""
         request_id = _request_id(dict(scope["headers"]))
-        answering = _Answering(Client(turn_of(scope), send), request_id, self.fleet.revision)
+        answering = _Answering(Client(turn_of(scope)), request_id, self.fleet.revision)
         try:
             await answering.fail(Fault(404, "There is nothing at this path.", "invalid_request_error", "not_found"))
         finally:

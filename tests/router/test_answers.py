@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -276,6 +277,28 @@ async def test_an_event_stream_is_passed_on_as_it_comes(stage: Stage) -> None:
     stage.a.script = sends(STREAM_HEAD, *map(chunked, events), END)
     response = await stage.post("/v1/audio/speech", input="x", stream=True)
     assert response.content == b"".join(events) and response.headers["content-type"].startswith("text/event-stream")
+
+
+async def test_the_head_of_a_passed_answer_does_not_wait_for_its_body(stage: Stage) -> None:
+    head_is_there = asyncio.Event()
+
+    async def pauses(_request: Received, connection: Connection) -> None:
+        await connection.write(b"HTTP/1.1 200 OK\r\ncontent-type: audio/mpeg\r\ncontent-length: 4\r\n\r\n")
+        await head_is_there.wait()
+        await connection.write(b"song")
+
+    stage.a.script = pauses
+    body = {"model": "jane", "input": "x"}
+    async with asyncio.timeout(10), stage.router.client.stream("POST", "/v1/audio/speech", json=body) as response:
+        head_is_there.set()
+        assert await response.aread() == b"song"
+
+
+async def test_an_answer_without_content_is_passed_on_without_a_body(stage: Stage) -> None:
+    stage.a.script = sends(b"HTTP/1.1 204 No Content\r\n\r\n")
+    response = await stage.post("/v1/rerank")
+    assert response.status_code == 204 and "transfer-encoding" not in response.headers and response.content == b""
+    assert (await stage.post("/v1/models/none")).status_code == 404  # nothing of a body is left on the connection
 
 
 @pytest.mark.parametrize(
