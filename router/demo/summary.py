@@ -45,13 +45,10 @@ Ctrl-C stops everything.
 """
 
     def _kill_line(self) -> str:
-        if not all(row.is_in_rotation for row in self.backends):
+        pid = next((row.pid for row in self.backends if row.name == self.home), None)
+        if pid is None or not all(row.is_in_rotation for row in self.backends):
             return ""
-        pids = [row.pid for row in self.backends if row.name == self.home]
-        return "".join(
-            f"Kill {self.home} and ask again; the other answers for it until it is back:\n  kill -9 {pid}\n"
-            for pid in pids
-        )
+        return f"Kill {self.home} and ask again; the other answers for it until it is back:\n  kill -9 {pid}\n"
 
     def as_json(self) -> dict[str, Any]:
         """The same for programs."""
