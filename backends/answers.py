@@ -10,7 +10,7 @@ import re
 import msgspec
 
 from backends.errors import Failed, ProtocolBroken
-from backends.faults import fault_of_error
+from backends.faults import MALFORMED, fault_of_error
 
 ABORT = "abort"  # vLLM's word for "the engine stopped working on this"; no value of OpenAI's, never an end
 
@@ -18,11 +18,12 @@ _NO_VALUE = msgspec.Raw()  # the default of a field of any type: `Raw | None` ta
 
 
 class _Delta(msgspec.Struct, gc=False):
-    content: str | None = None
+    content: str | list[msgspec.Raw] | None = None  # Mistral's API streams reasoning as a list of parts
     reasoning: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
     tool_calls: list[msgspec.Raw] | None = None
+    function_call: msgspec.Raw = _NO_VALUE  # the form before tools
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -57,7 +58,14 @@ class Chunk(msgspec.Struct, gc=False):
 
 
 def _says_something(delta: _Delta) -> bool:
-    return bool(delta.content or delta.reasoning or delta.reasoning_content or delta.tool_calls or delta.refusal)
+    return bool(
+        delta.content
+        or delta.reasoning
+        or delta.reasoning_content
+        or delta.tool_calls
+        or _is_there(delta.function_call)
+        or delta.refusal
+    )
 
 
 class _WholeChoice(msgspec.Struct, gc=False):
@@ -85,11 +93,11 @@ def read_chunk(data: bytes) -> Chunk:
     """One event's data. Raises ProtocolBroken where it is not JSON of the right shape, the stream's own error where it is one."""
     try:
         chunk = _CHUNK.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except MALFORMED as exc:
         raise ProtocolBroken(f"a malformed event in the stream: {exc}") from exc
     if _is_there(chunk.error):
         raise fault_of_error(data)
-    if chunk.finish_reason == ABORT:
+    if any(choice.finish_reason == ABORT for choice in chunk.choices or ()):
         raise Failed("the engine aborted the answer")
     return chunk
 
@@ -98,7 +106,7 @@ def check_whole(kind: str, body: bytes) -> str | None:
     """The `model` that a whole answer of `kind` names. Raises BackendError where the body is no answer."""
     try:
         whole = _WHOLE.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except MALFORMED as exc:
         raise ProtocolBroken(f"the answer is not the JSON of a {kind} answer: {exc}") from exc
     if _is_there(whole.error):
         raise fault_of_error(body)
@@ -115,14 +123,16 @@ def check_whole(kind: str, body: bytes) -> str | None:
 class Renaming:
     """Puts the name that the client asked for in the place of the backend's own, in chunks and in whole bodies.
 
-    `"model":"x"` as raw bytes cannot stand inside a JSON string (its quotes would be escaped), so the bytes may be replaced
-    without parsing. Where the backend writes it otherwise (spaces, escapes), the top level is parsed and written again.
+    `"model":"x"` as raw bytes cannot stand inside a JSON string (its quotes would be escaped), and with no second brace before it
+    it belongs to the top level, so the bytes may be replaced without parsing. Where the backend writes it otherwise (spaces,
+    escapes, after a nested object, which may have a `model` of its own), the top level is parsed and written again.
     """
 
-    __slots__ = ("_new", "_old", "name")
+    __slots__ = ("_backends_name", "_new", "_old", "name")
 
     def __init__(self, backends_name: str, name: str):
         self.name = name
+        self._backends_name = backends_name
         self._old = b'"model":%b' % msgspec.json.encode(backends_name)
         self._new = b'"model":%b' % msgspec.json.encode(name)
 
@@ -130,8 +140,8 @@ class Renaming:
         """`data` with the client's name; `said` is the model that the backend named in it."""
         if said is None or said == self.name:
             return data
-        start = data.find(self._old)
-        if start >= 0:
+        start = data.find(self._old) if said == self._backends_name else -1
+        if start >= 0 and data.count(b"{", 0, start) == 1:
             return b"%b%b%b" % (data[:start], self._new, data[start + len(self._old) :])
         fields = _OBJECT.decode(data)
         fields["model"] = msgspec.Raw(msgspec.json.encode(self.name))
@@ -139,6 +149,7 @@ class Renaming:
 
 
 _TEXT = re.compile(rb'"(?:content|reasoning|reasoning_content|text)":"([^"\\\x00-\x1f\x7f-\xff]+)"')
+_ONE_EVENT = re.compile(rb"data:[^\r\n]*(?:\n\n|\r\n\r\n)")
 _SIZE = re.compile(rb"[0-9A-Fa-f]{1,8}")
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f\x7f-\xff]+')
 
@@ -164,7 +175,9 @@ class ChunkShape:
     def learn(self, event: bytes, renamed: bytes) -> bool:
         """Remember the shape of one whole event with content, whose form for the client is `renamed`; whether there is one."""
         old, new = _TEXT.search(event), _TEXT.search(renamed)
-        if old is None or new is None or len(_TEXT.findall(event)) != 1:
+        if old is None or new is None or len(_TEXT.findall(event)) != 1 or len(_TEXT.findall(renamed)) != 1:
+            return False
+        if _ONE_EVENT.fullmatch(event) is None:
             return False
         start, end = old.span(1)
         self._head, self._tail = event[:start], event[end:] + b"\r\n"

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from backends.faults import MALFORMED, error_text
+
 EVERY_KIND = frozenset({"chat", "completions", "embeddings", "responses", "messages", "pass"})
 
 
@@ -25,13 +27,13 @@ def lists_models(body: bytes) -> bool:
     """Whether `body` is OpenAI's model list with at least one model in it."""
     try:
         return bool(_MODEL_LIST.decode(body).data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except MALFORMED:
         return False
 
 
-def anything(_body: bytes) -> bool:
-    """For a route whose status alone tells."""
-    return True
+def says_no_error(body: bytes) -> bool:
+    """For a route whose status tells, unless it is LM Studio's under another kind: that answers 200 to every path, with an error."""
+    return error_text(body) is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +47,10 @@ class Dialect:
 
 OPENAI = Dialect("openai", "/v1/models", lists_models)
 # 200 with an empty body once the model is loaded, 503 when the engine is dead (captured).
-VLLM = Dialect("vllm", "/health", anything)
+VLLM = Dialect("vllm", "/health", says_no_error)
 # `GET /health` of LM Studio answers 200 with an error in the body to anything, so only its model list tells.
 LMSTUDIO = Dialect("lmstudio", "/v1/models", lists_models)
 # 503 while the model loads (captured).
-LLAMA_SERVER = Dialect("llama-server", "/health", anything)
+LLAMA_SERVER = Dialect("llama-server", "/health", says_no_error)
 
 DIALECTS = {d.kind: d for d in (OPENAI, VLLM, LMSTUDIO, LLAMA_SERVER)}

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import msgspec
 
@@ -27,37 +28,45 @@ from backends.errors import (
 
 MAX_MESSAGE_CHARS = 2_000  # of a backend's error text that may reach a client; vLLM's validation dumps repeat the input
 
+# What decoding foreign JSON may raise; msgspec answers a hundred thousand brackets with RecursionError.
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 # Every wording of "the prompt does not fit" seen so far.
 _OVERFLOW = re.compile(
     r"maximum context length|exceeds? (?:the )?(?:model's )?(?:available )?context|context the overflows"
-    r"|does not fit in context|greater than the context length|exceeds the max_model_len|exceed_context_size"
-    r"|cannot truncate prompt|context_length_exceeded",
+    r"|does not fit in context|greater than the context length|exceeds the max_model_len|cannot truncate prompt",
     re.IGNORECASE,
 )
-# LM Studio reports a missing model as the call's fault (400); it is the backend's.
+# OpenAI's code, llama-server's type.
+_OVERFLOW_NAMES = frozenset({"context_length_exceeded", "exceed_context_size_error"})
+# LM Studio reports a missing model as the call's fault (400); it is the backend's. Only where the text begins so: it may quote the call.
 _NOT_SERVED = re.compile(
-    r"no models? (?:is |are )?loaded|model is unloaded|model (?:has )?unloaded|operation canceled|failed to load model"
-    r"|unexpected endpoint or method|loading model|model_not_found",
+    r"(?:error: )?(?:no models? (?:is |are )?loaded|(?:the )?model (?:is |has |was )?(?:been )?unloaded|operation canceled"
+    r"|failed to load model|unexpected endpoint or method|loading model)",
     re.IGNORECASE,
 )
+# vLLM's validation dumps repeat the call's own words, so no other meaning is read out of them: a client that writes "maximum
+# context length" where a number belongs must not be able to blame the backend.
+_QUOTES_THE_CALL = re.compile(r"\d+ validation errors?\b")
 
 
 class _ErrorObject(msgspec.Struct):
-    message: str | None = None
-    type: str | None = None
-    code: int | str | None = None
-    param: str | None = None
+    message: Any = None
+    type: Any = None
+    code: Any = None
+    param: Any = None
 
 
 class _Envelope(msgspec.Struct):
     error: _ErrorObject | str | None = None
-    message: str | None = None
-    detail: msgspec.Raw = msgspec.Raw()
-    code: int | str | None = None
-    type: str | None = None
+    message: Any = None
+    detail: Any = None
+    code: Any = None
+    type: Any = None
+    param: Any = None
 
 
-_ENVELOPE = msgspec.json.Decoder(_Envelope, strict=False)
+_ENVELOPE = msgspec.json.Decoder(_Envelope)
 
 
 class ErrorText(msgspec.Struct, frozen=True):
@@ -73,27 +82,35 @@ def error_text(body: bytes) -> ErrorText | None:
     """The error inside `body` in any known form (OpenAI's object, a string, vLLM's old flat form, FastAPI's detail), or None."""
     try:
         envelope = _ENVELOPE.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except MALFORMED:
         return None
     error = envelope.error
     if isinstance(error, str):
-        return ErrorText(error[:MAX_MESSAGE_CHARS], envelope.code, envelope.type)
+        return _said(error, envelope)
     if error is not None:
-        return ErrorText((error.message or "unknown error")[:MAX_MESSAGE_CHARS], error.code, error.type, error.param)
+        return _said(error.message or "unknown error", error)
     if envelope.detail:
-        return ErrorText(
-            bytes(envelope.detail).decode("utf-8", "replace")[:MAX_MESSAGE_CHARS], envelope.code, envelope.type
-        )
+        return _said(envelope.detail, envelope)
     if envelope.message is not None and envelope.type is not None:
-        return ErrorText(envelope.message[:MAX_MESSAGE_CHARS], envelope.code, envelope.type)
+        return _said(envelope.message, envelope)
     return None
+
+
+def _said(message: Any, names: _ErrorObject | _Envelope) -> ErrorText:
+    words = message if isinstance(message, str) else msgspec.json.encode(message).decode()
+    code, kind, param = names.code, names.type, names.param
+    return ErrorText(
+        words[:MAX_MESSAGE_CHARS],
+        code if isinstance(code, int | str) and not isinstance(code, bool) else None,
+        kind if isinstance(kind, str) else None,
+        param if isinstance(param, str) else None,
+    )
 
 
 def fault_of_answer(status: int, headers: Mapping[str, str], body: bytes) -> BackendError:
     """The error that an answer with a status other than 2xx stands for."""
-    text = error_text(body)
-    said = text.message if text else body[:200].decode("utf-8", "replace")
-    return _fault(status, said, body, retry_after_s(headers.get("retry-after"), datetime.now(UTC)))
+    text = error_text(body) or ErrorText(body[:200].decode("utf-8", "replace"))
+    return _fault(status, text, body, retry_after_s(headers.get("retry-after"), datetime.now(UTC)))
 
 
 def fault_of_error(body: bytes) -> BackendError:
@@ -101,31 +118,41 @@ def fault_of_error(body: bytes) -> BackendError:
     text = error_text(body)
     if text is None:
         return ProtocolBroken("the backend answered 200 with something that is no answer", body=body)
-    return _fault(_status_of(text), text.message, body, None)
+    return _fault(_status_of(text), text, body, None)
 
 
 def _status_of(text: ErrorText) -> int:
     if isinstance(text.code, int) and 400 <= text.code <= 599:
         return text.code
-    if isinstance(text.code, str) and re.fullmatch(r"[45]\d\d", text.code):
+    if isinstance(text.code, str) and re.fullmatch(r"[45]\d\d", text.code, re.ASCII):
         return int(text.code)
-    is_callers = text.type in (
+    is_callers = _is_overflow(text) or text.type in (
         "invalid_request_error",
         "BadRequestError",
-        "exceed_context_size_error",
         "content_filter",
     )
     return 400 if is_callers else 500
 
 
-def _fault(status: int, said: str, body: bytes, wait_s: float | None) -> BackendError:
+def _is_overflow(text: ErrorText) -> bool:
+    if text.code in _OVERFLOW_NAMES or text.type in _OVERFLOW_NAMES:
+        return True
+    return _OVERFLOW.search(text.message) is not None and not _QUOTES_THE_CALL.match(text.message)
+
+
+def _is_not_served(text: ErrorText) -> bool:
+    return text.code == "model_not_found" or _NOT_SERVED.match(text.message) is not None
+
+
+def _fault(status: int, text: ErrorText, body: bytes, wait_s: float | None) -> BackendError:
+    said = text.message
     if 300 <= status < 400:
         return ProtocolBroken(
             f"the backend answered with a redirect ({status}), which is never followed", status=status
         )
-    if _OVERFLOW.search(said) and status < 500:
+    if status < 500 and _is_overflow(text):
         return Overflow(said, status=status, body=body)
-    if _NOT_SERVED.search(said):
+    if _is_not_served(text):
         return NotServed(said, status=status, body=body)
     kind: type[BackendError]
     if status in (401, 403):
@@ -153,7 +180,7 @@ def retry_after_s(value: str | None, now: datetime) -> float | None:
         return float(value)
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError, TypeError, IndexError):  # the parser of dates is not tight against garbage
         return None
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)

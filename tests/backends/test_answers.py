@@ -1,0 +1,316 @@
+"""What an answer says: chunks, whole bodies, the name of the model, and the shape that a stream's chunks repeat."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from backends.answers import ChunkShape, Renaming, check_whole, read_chunk
+from backends.errors import BackendError, Failed, NotServed, Overflow, ProtocolBroken, Refused, Rejected
+from backends.sse import SseDecoder, encode
+from tests.upstream import chunked, event
+
+
+def compact(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def delta(**fields: Any) -> bytes:
+    return compact({"model": "m", "choices": [{"index": 0, "delta": fields, "finish_reason": None}]})
+
+
+CONTENT: list[tuple[str, bytes, bool]] = [
+    ("text", delta(content="a"), True),
+    ("white space", delta(content=" "), True),
+    ("an empty text with a role", delta(role="assistant", content=""), False),
+    ("null", delta(content=None), False),
+    ("nothing", delta(), False),
+    ("reasoning, vLLM's and LM Studio's word", delta(reasoning="a"), True),
+    ("reasoning, llama-server's word", delta(reasoning_content="a"), True),
+    ("empty reasoning", delta(reasoning="", reasoning_content=""), False),
+    ("null reasoning", delta(reasoning=None), False),
+    ("a refusal", delta(refusal="no"), True),
+    ("a piece of a tool call", delta(tool_calls=[{"index": 0, "function": {"arguments": ""}}]), True),
+    ("LM Studio's empty list of tool calls", delta(content="", tool_calls=[]), False),
+    ("the form before tools", delta(function_call={"name": "f", "arguments": ""}), True),
+    ("Mistral's list of parts", delta(content=[{"type": "thinking", "thinking": []}]), True),
+    ("an empty list of parts", delta(content=[]), False),
+    ("the second of two choices", compact({"choices": [{"delta": {}}, {"delta": {"content": "b"}}]}), True),
+    ("a completion's text", compact({"choices": [{"text": "a"}]}), True),
+    ("a completion's empty text", compact({"choices": [{"text": "", "finish_reason": "stop"}]}), False),
+    ("usage, no choices", compact({"choices": [], "usage": {"total_tokens": 1}}), False),
+    ("choices that are null", compact({"choices": None}), False),
+    ("no field that is known", b'{"foo":1}', False),
+    ("a null error beside it", compact({"error": None, "choices": [{"text": "a"}]}), True),
+]
+
+
+@pytest.mark.parametrize(("data", "expected"), [row[1:] for row in CONTENT], ids=[row[0] for row in CONTENT])
+def test_a_chunk_has_content_where_it_carries_a_piece_of_the_answer(data: bytes, expected: bool) -> None:
+    assert read_chunk(data).has_content is expected
+
+
+def test_a_chunk_says_why_a_choice_ended() -> None:
+    assert (
+        read_chunk(compact({"choices": [{"delta": {}}, {"delta": {}, "finish_reason": "length"}]})).finish_reason
+        == "length"
+    )
+    assert read_chunk(delta(content="a")).finish_reason is None
+
+
+NOT_A_CHUNK: list[tuple[str, bytes, type[BackendError]]] = [
+    ("no JSON", b"{oops", ProtocolBroken),
+    ("nothing", b"", ProtocolBroken),
+    ("null", b"null", ProtocolBroken),
+    ("a list", b"[]", ProtocolBroken),
+    ("two values", b"{}{}", ProtocolBroken),
+    ("text of another type", delta(content=5), ProtocolBroken),
+    ("choices of another type", b'{"choices":{}}', ProtocolBroken),
+    ("invalid UTF-8 in the text", b'{"choices":[{"text":"\xff"}]}', ProtocolBroken),
+    ("nesting without end", b'{"x":' + b"[" * 200_000, ProtocolBroken),
+    ("an abort", compact({"choices": [{"delta": {}, "finish_reason": "abort"}]}), Failed),
+    ("an abort with text", compact({"choices": [{"text": "a", "finish_reason": "abort"}]}), Failed),
+    ("one of two choices aborted", compact({"choices": [{"finish_reason": "stop"}, {"finish_reason": "abort"}]}), Failed),
+    ("an error without a code", b'{"error":{"message":"Compute error."},"message":"Compute error."}', Failed),
+    ("an error that is a string", b'{"error":"Unexpected endpoint or method. (POST /x)"}', NotServed),
+    ("an error with a code", b'{"error":{"message":"busy","code":503}}', Refused),
+    ("the call's own fault", b'{"error":{"message":"logprobs","type":"BadRequestError","code":400}}', Rejected),
+    ("a prompt that is too long", b'{"error":{"message":"Input does not fit in context length. The input has 3"}}', Overflow),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "error"), [row[1:] for row in NOT_A_CHUNK], ids=[row[0] for row in NOT_A_CHUNK])
+def test_a_chunk_that_is_an_error_or_none_raises_its_meaning(data: bytes, error: type[BackendError]) -> None:
+    with pytest.raises(BackendError) as caught:
+        read_chunk(data)
+    assert type(caught.value) is error
+
+
+CHOICE = {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}
+WHOLE: list[tuple[str, str, bytes, type[BackendError] | str | None]] = [
+    ("a chat completion", "chat", compact({"model": "m", "choices": [CHOICE]}), "m"),
+    ("a completion", "completions", compact({"model": "m", "choices": [{"text": "a"}]}), "m"),
+    ("embeddings", "embeddings", compact({"model": "m", "data": [{"embedding": [1.0]}]}), "m"),
+    ("a response", "responses", compact({"model": "m", "output": [], "error": None}), "m"),
+    ("a message", "messages", compact({"model": "m", "content": [{"type": "text", "text": "a"}]}), "m"),
+    ("an answer that names no model", "chat", compact({"choices": [CHOICE]}), None),
+    ("no choices", "chat", compact({"model": "m", "choices": []}), ProtocolBroken),
+    ("choices missing", "chat", b"{}", ProtocolBroken),
+    ("choices that are null", "completions", b'{"choices":null}', ProtocolBroken),
+    ("no data", "embeddings", b'{"data":[]}', ProtocolBroken),
+    ("an abort", "chat", compact({"choices": [{**CHOICE, "finish_reason": "abort"}]}), Failed),
+    ("an error", "chat", b'{"error":{"message":"dead","code":500}}', Failed),
+    ("an error instead of embeddings", "embeddings", b'{"error":"No models loaded"}', NotServed),
+    ("an error instead of a message", "messages", b'{"type":"error","error":{"type":"overloaded_error","message":"x"}}', Failed),
+    ("LM Studio's 200 to an unknown path", "responses", b'{"error":"Unexpected endpoint or method. (POST /v1/responses)"}', NotServed),
+    ("HTML", "chat", b"<html></html>", ProtocolBroken),
+    ("nothing", "responses", b"", ProtocolBroken),
+    ("nesting without end", "chat", b'{"x":' + b'{"a":' * 200_000, ProtocolBroken),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "body", "expected"), [row[1:] for row in WHOLE], ids=[row[0] for row in WHOLE])
+def test_a_whole_answer_names_its_model_or_raises_its_meaning(
+    kind: str, body: bytes, expected: type[BackendError] | str | None
+) -> None:
+    if isinstance(expected, type):
+        with pytest.raises(BackendError) as caught:
+            check_whole(kind, body)
+        assert type(caught.value) is expected
+    else:
+        assert check_whole(kind, body) == expected
+
+
+KNOWN = st.sampled_from(["choices", "error", "delta", "text", "model", "finish_reason"])
+ANY_JSON = st.recursive(
+    st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(KNOWN, inner)
+)
+
+
+@given(data=st.binary(max_size=60) | ANY_JSON.map(compact))
+def test_nothing_that_is_read_raises_anything_but_a_backend_error(data: bytes) -> None:
+    with contextlib.suppress(BackendError):
+        read_chunk(data)
+    with contextlib.suppress(BackendError):
+        check_whole("chat", data)
+
+
+# -- the client's name for the model -----------------------------------------------------------------
+
+RENAMED: list[tuple[str, bytes, bytes]] = [
+    ("before everything else", b'{"model":"real","id":"1"}', b'{"model":"jane","id":"1"}'),
+    ("behind plain fields, the rest untouched", b'{"id":"1","model":"real","x": [1,  2]}', b'{"id":"1","model":"jane","x": [1,  2]}'),
+    ("with a space", b'{"id":"1", "model": "real"}', b'{"id":"1","model":"jane"}'),
+    ("with an escape", b'{"model":"re\\u0061l"}', b'{"model":"jane"}'),
+    ("inside a string", b'{"text":"\\"model\\":\\"real\\"","model":"real"}', b'{"text":"\\"model\\":\\"real\\"","model":"jane"}'),
+    ("behind a string with a brace", b'{"text":"{","model":"real"}', b'{"text":"{","model":"jane"}'),
+    ("nested, before", b'{"metadata":{"model":"real"},"model":"real"}', b'{"metadata":{"model":"real"},"model":"jane"}'),
+    ("nested, after", b'{"model":"real","metadata":{"model":"real"}}', b'{"model":"jane","metadata":{"model":"real"}}'),
+    ("nested, before one with a space", b'{"metadata":{"model":"real"},"model": "real"}', b'{"metadata":{"model":"real"},"model":"jane"}'),
+    ("nested, after one with a space", b'{"model": "real","x":{"model":"real"}}', b'{"model":"jane","x":{"model":"real"}}'),
+    ("in a list of objects before", b'{"tools":[{"model":"real"}],"model":"real"}', b'{"tools":[{"model":"real"}],"model":"jane"}'),
+    ("nested only, the top says another", b'{"model":"loaded","x":{"model":"real"}}', b'{"model":"jane","x":{"model":"real"}}'),
+    ("another one than was asked", b'{"model":"loaded:2","id":"1"}', b'{"model":"jane","id":"1"}'),
+    ("the client's own already", b'{"model": "jane"}', b'{"model": "jane"}'),
+    ("nowhere", b'{"id": "1"}', b'{"id": "1"}'),
+    ("null", b'{"model": null}', b'{"model": null}'),
+    ("llama-server's order", b'{"choices":[{"delta":{}}],"model":"real"}', b'{"choices":[{"delta":{}}],"model":"jane"}'),
+    ("as the end of a longer name", b'{"base_model":"real","model":"real"}', b'{"base_model":"real","model":"jane"}'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "expected"), [row[1:] for row in RENAMED], ids=[row[0] for row in RENAMED])
+def test_the_model_of_the_top_level_and_no_other_is_renamed(data: bytes, expected: bytes) -> None:
+    assert Renaming("real", "jane").apply(data, read_chunk(data).model) == expected
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-99, 99) | st.sampled_from(["real", "jane", 'a"model":"real"', "{", "é"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["model", "a", "{"]), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    before=st.dictionaries(st.sampled_from(["a", "b", "metadata"]), JSON),
+    model=st.sampled_from(["real", "other", "jane", "r\u00e9al"]),
+    after=st.dictionaries(st.sampled_from(["x", "y"]), JSON),
+    separators=st.sampled_from([(",", ":"), (", ", ": ")]),
+)
+def test_renaming_changes_one_field_and_nothing_else(
+    before: dict[str, Any], model: str, after: dict[str, Any], separators: tuple[str, str]
+) -> None:
+    fields = {**before, "model": model, **after}
+    for ascii_only in (True, False):
+        data = json.dumps(fields, separators=separators, ensure_ascii=ascii_only).encode()
+        renamed = Renaming("real", 'ja"né').apply(data, read_chunk(data).model)
+        assert json.loads(renamed) == {**fields, "model": 'ja"né'}
+
+
+# -- the shape of a stream's chunks --------------------------------------------------------------------
+
+
+def both_ways(learned: bytes, read: bytes) -> tuple[bytes, bytes] | None:
+    """What a client gets of `read` by the shape of `learned`, and by reading in full; None where the shape does not take it."""
+    renaming, shape = Renaming("m", "jané"), ChunkShape()
+
+    def in_full(raw: bytes) -> bytes:
+        decoder, out = SseDecoder(), []
+        decoder.feed(b"\n")
+        for one in decoder.feed(raw):
+            chunk = read_chunk(one.data)
+            assert chunk.has_content and chunk.finish_reason is None
+            out.append(encode(one.type, renaming.apply(one.data, chunk.model)))
+        return b"".join(out)
+
+    if not shape.learn(learned, in_full(learned)):
+        return None
+    out: list[bytes] = []
+    raw = chunked(read)
+    if shape.apply(raw, out) != len(raw):
+        assert not out
+        return None
+    return b"".join(out), chunked(in_full(read))
+
+
+TEXTS = st.text(alphabet=st.characters(codec="utf-8"), min_size=1, max_size=12) | st.sampled_from(
+    ["a", " the", "\\", '"', "\x7f"]
+)
+
+
+@given(first=TEXTS, second=TEXTS, field=st.sampled_from(["content", "reasoning", "reasoning_content"]))
+@example(first="a", second='"', field="content")
+@example(first="a", second="\u2028", field="content")
+def test_a_chunk_that_is_taken_by_its_shape_reads_as_it_does_in_full(first: str, second: str, field: str) -> None:
+    ways = both_ways(event({field: first}), event({field: second}))
+    assert ways is None or ways[0] == ways[1]
+
+
+@given(text=st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126, exclude_characters='"\\'), min_size=1))
+def test_plain_text_is_taken_by_its_shape(text: str) -> None:
+    for ending in (b"\n\n", b"\r\n\r\n"):
+        learned, read = (event({"content": one}).removesuffix(b"\n\n") + ending for one in ("a", text))
+        ways = both_ways(learned, read)
+        assert ways is not None and ways[0] == ways[1]
+
+
+@given(
+    learned=st.binary(min_size=1, max_size=4),
+    cut=st.integers(0, 60),
+    junk=st.binary(max_size=8) | st.sampled_from([b'","x":"', b"\n\n", b"\r\n", b'"}', b'\\"']),
+)
+def test_bytes_put_anywhere_into_a_chunk_never_pass_as_another_meaning(learned: bytes, cut: int, junk: bytes) -> None:
+    shape, whole = ChunkShape(), event({"content": "ab"})
+    assert shape.learn(whole, whole)
+    read = whole[: cut * len(whole) // 60] + junk + whole[cut * len(whole) // 60 :]
+    out: list[bytes] = []
+    if shape.apply(chunked(read), out):
+        assert out == [chunked(read)]
+        decoder = SseDecoder()
+        decoder.feed(b"\n")
+        (one,) = decoder.feed(read)
+        choice = json.loads(one.data)["choices"][0]
+        assert set(choice) == {"index", "delta", "logprobs", "finish_reason"} and set(choice["delta"]) == {"content"}
+
+
+UNTEACHABLE: list[tuple[str, bytes]] = [
+    ("two texts", event({"content": "a", "reasoning": "b"})),
+    ("no text", event({"tool_calls": [{"index": 0, "function": {"arguments": "{"}}]})),
+    ("an escape", event({"content": "a\n"})),
+    ("a character that is not ASCII", 'data: {"content":"é"}\n\n'.encode()),
+    ("two events", event({"content": "a"}) + b'data:{"choices":[]}\n\n'),
+    ("two events, the first without a space", b'data:{"choices":[]}\n\n' + event({"content": "a"})),
+    ("a type before the data", b"event: message\n" + event({"content": "a"})),
+    ("a comment before it", b": ping\n" + event({"content": "a"})),
+    ("two lines of data", event({"content": "a"}).replace(b',"choices"', b',\ndata:"choices"')),
+    ("its end is missing", event({"content": "a"})[:-1]),
+]
+
+
+@pytest.mark.parametrize("learned", [row[1] for row in UNTEACHABLE], ids=[row[0] for row in UNTEACHABLE])
+def test_what_holds_more_than_one_plain_text_in_one_event_teaches_nothing(learned: bytes) -> None:
+    assert not ChunkShape().learn(learned, learned)
+
+
+def test_a_text_that_only_the_renamed_form_shows_teaches_nothing() -> None:
+    learned = b'data: {"model": "m", "text": "top","choices":[{"delta":{"content":"a"}}]}\n\n'
+    renamed = encode(b"", Renaming("m", "jane").apply(learned[6:-2], "m"))
+    assert b'"text":"top"' in renamed and not ChunkShape().learn(learned, renamed)
+
+
+OTHER: list[tuple[str, bytes, int]] = [
+    ("a chunk that is not whole", chunked(event({"content": "b"}))[:-1], 0),
+    ("a chunk's size alone", b"5\r\n", 0),
+    ("half of a size", b"5", 0),
+    ("the last chunk", b"0\r\n\r\n", 0),
+    ("a size that is no number", b"+5" + chunked(event({"content": "b"}))[2:], 0),
+    ("an extension of the chunk", chunked(event({"content": "b"})).replace(b"\r\n", b";a=b\r\n", 1), 0),
+    ("a size too small by one", b"%x" % (len(event({"content": "b"})) - 1) + chunked(event({"content": "b"}))[2:], 0),
+    ("the end of the stream", chunked(event({}, "stop")), 0),
+    ("an empty text", chunked(event({"content": ""})), 0),
+    ("another model", chunked(event({"content": "b"}, model="other")), 0),
+    ("a finish_reason beside the text", chunked(event({"content": "b"}, "stop")), 0),
+    ("[DONE]", chunked(b"data: [DONE]\n\n"), 0),
+    ("nothing", b"", 0),
+    ("two chunks, and a third of another shape", 2 * chunked(event({"content": "b"})) + chunked(event({}, "stop")), 2),
+    ("two chunks and a half", 2 * chunked(event({"content": "b"})) + chunked(event({"content": "c"}))[:20], 2),
+]
+
+
+@pytest.mark.parametrize(("read", "chunks"), [row[1:] for row in OTHER], ids=[row[0] for row in OTHER])
+def test_the_shape_takes_whole_chunks_from_the_start_and_leaves_the_rest(read: bytes, chunks: int) -> None:
+    shape, whole, out = ChunkShape(), event({"content": "ab"}), list[bytes]()
+    assert shape.learn(whole, whole)
+    assert shape.apply(read, out) == chunks * len(chunked(event({"content": "b"})))
+    assert b"".join(out) == chunks * chunked(event({"content": "b"}))
+
+
+def test_nothing_is_taken_before_a_shape_is_known() -> None:
+    assert ChunkShape().apply(chunked(event({"content": "a"})), []) == 0
