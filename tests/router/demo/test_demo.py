@@ -151,6 +151,7 @@ def test_output_that_nobody_reads_any_more_stops_the_demo() -> None:
     assert left_of(members, timeout_s=0.0) == []
 
 
+@pytest.mark.usefixtures("demo")  # after it llama.cpp is in the cache
 def test_where_vllm_cannot_be_installed_a_second_llama_server_stands_in(tmp_path: Path) -> None:
     """No index to install from, and llama.cpp alone in the cache."""
     (tmp_path / "cache" / "engines").mkdir(parents=True)
