@@ -162,9 +162,7 @@ class _Answering:
         if client.has_begun:
             await client.finish_broken(stream_error(None))
             return
-        if (
-            client.cycle.waiting_for_100_continue
-        ):  # whether a body follows now is the client's choice, and we would not know
+        if client.cycle.waiting_for_100_continue:  # now the body may follow or not, and nobody could tell which
             client.edge.hang_up_after(client.cycle)
         await client.answer(fault.status, [*fault.all_headers(), *self._headers()], fault.body())
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+from typing import Any
 
 import pytest
+import uvicorn
 
-from router.edge import EdgeProtocol
+from router.client import Client
+from router.edge import EdgeProtocol, turn_of
 from tests.rawclient import chat_body, connected, request
 from tests.running import config_for, running
 from tests.upstream import (
@@ -216,6 +220,27 @@ async def test_javas_wish_for_http_2_is_passed_over_in_silence(caplog: pytest.Lo
             await client.send(*pieces)
             assert (await client.answer()).status == 200
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_an_empty_piece_of_an_answer_does_not_end_it() -> None:
+    """No endpoint writes one today; the next that does must not cut its answer off."""
+
+    async def app(scope: Any, _receive: Any, _send: Any) -> None:
+        client = Client(turn_of(scope))
+        client.begin(200, [(b"content-type", b"text/plain")])
+        for piece in (b"", b"one ", b"", b"two"):
+            client.write(piece)
+        await client.finish()
+        client.leave()
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, http=EdgeProtocol, ws="none", lifespan="off", log_config=None))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    async with connected(listener.getsockname()[1]) as client:
+        await client.send(request(line="GET / HTTP/1.1", length=False))
+        assert (await client.answer()).body == b"one two"
+    server.should_exit = True
+    await serving
 
 
 # -- time ------------------------------------------------------------------------------------------
