@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -52,6 +53,11 @@ class HeaderView(Mapping[str, str]):
 
     def __getitem__(self, name: str) -> str:
         return self._raw[name.encode("latin-1")].decode("latin-1")
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Without the exception that Mapping's own `get` catches: most rules ask for a header that a call does not have."""
+        raw = self._raw.get(name.encode("latin-1"))
+        return default if raw is None else raw.decode("latin-1")
 
     def __iter__(self):  # type: ignore[no-untyped-def]
         return (name.decode("latin-1") for name in self._raw)
