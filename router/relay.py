@@ -164,7 +164,7 @@ class StreamRelay:
             self._lessons -= 1
 
     def _offer_tap(self) -> None:
-        is_known = self._lessons < MAX_LESSONS
+        is_known = self._lessons < MAX_LESSONS and not self.is_done  # what follows [DONE] is nobody's
         self._reply.tap(self._tap if is_known and self._decoder.is_between_events else None)
 
     def _tap(self, read: bytes) -> int:
