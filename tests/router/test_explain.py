@@ -1,0 +1,47 @@
+"""`crossfade explain` as a person reads it, from a file and from a pipe; that it chooses as the router does is in test_routing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from router.cli import app
+from tests.running import config_for
+
+CALL = '{"model":"jane","user":"someone","messages":[{"role":"user","content":"hi"}]}'
+CONFIG = config_for(
+    {"a": "http://127.0.0.1:1", "b": "http://127.0.0.1:2"},
+    "split: {a: 0.5, b: 0.5}\nstick_by: [user]\nrules: [{when: {header: {x-canary: always}}, use: b}]",
+)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    file = tmp_path / "crossfade.yaml"
+    file.write_text(CONFIG)
+    return str(file)
+
+
+def test_it_says_who_is_tried_in_which_order_and_why(config: str) -> None:
+    result = CliRunner().invoke(app, ["explain", "-c", config, "-r", "-"], input=CALL)
+    first, second, caller = result.stdout.splitlines()
+    assert result.exit_code == 0
+    assert first[:5] in ("1. a:", "1. b:") and "by the split (user)" in first
+    assert second[:5] in ("2. a:", "2. b:") and "fallback" in second
+    assert "user = someone" in caller
+
+
+def test_headers_count_where_the_file_gives_them(config: str, tmp_path: Path) -> None:
+    request = tmp_path / "request.json"
+    request.write_text(f'{{"headers":{{"X-Canary":"always"}},"body":{CALL}}}')
+    result = CliRunner().invoke(app, ["explain", "-c", config, "-r", str(request)])
+    assert result.exit_code == 0 and result.stdout.startswith("1. b: a rule applies (header: ")
+
+
+def test_a_call_that_would_be_refused_is_a_no_and_a_missing_file_is_wrong_usage(config: str, tmp_path: Path) -> None:
+    refused = CliRunner().invoke(app, ["explain", "-c", config, "-r", "-"], input='{"model":"other","messages":[1]}')
+    assert refused.exit_code == 1 and "'other' is not configured" in refused.stderr
+    missing = CliRunner().invoke(app, ["explain", "-c", config, "-r", str(tmp_path / "nothing.json")])
+    assert missing.exit_code == 2 and "Traceback" not in missing.output + missing.stderr
