@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from backends.errors import AnswerTimeout, BackendError, FirstTokenTimeout, ProtocolBroken
+from backends.errors import AnswerTimeout, BackendError, Failed, FirstTokenTimeout, ProtocolBroken
 from backends.exchange import MAX_BUFFERED_BYTES, Exchange
 from tests.backends.wire import CALL, HELLO, answers, body_of, limits, request_of, serving
 from tests.upstream import STREAM_HEAD, Connection, chunked
@@ -21,13 +21,18 @@ LONG_BYTES = 64 * MIB
 class Flood:
     """A server that writes as fast as it is read, and tells how far it came and when it was made to wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, status: bytes = b"200 OK") -> None:
+        self.status = status
         self.sent_bytes = 0
         self.is_stuck = asyncio.Event()
 
+    async def until_stuck(self) -> None:
+        async with asyncio.timeout(10):
+            await self.is_stuck.wait()
+
     async def __call__(self, connection: Connection) -> None:
         await request_of(connection)
-        connection.writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % LONG_BYTES)
+        connection.writer.write(b"HTTP/1.1 %b\r\ncontent-length: %d\r\n\r\n" % (self.status, LONG_BYTES))
         while self.sent_bytes < LONG_BYTES:
             connection.writer.write(b"x" * 65_536)
             self.sent_bytes += 65_536
@@ -41,7 +46,7 @@ class Flood:
 async def test_what_nobody_reads_is_buffered_only_so_far_and_then_all_of_it_arrives() -> None:
     flood = Flood()
     async with serving(flood) as wire, wire.replica().open(CALL, limits(30)) as reply:
-        await flood.is_stuck.wait()
+        await flood.until_stuck()
         assert flood.sent_bytes < MAX_BUFFERED_BYTES + KERNEL_BYTES + MIB
         assert len(await reply.read(LONG_BYTES)) == LONG_BYTES
 
@@ -59,7 +64,7 @@ async def test_a_reader_that_pauses_in_mid_pump_stops_the_server_until_it_resume
                 reply.pause_reading()
 
         pumping = asyncio.create_task(reply.pump(sink))
-        await flood.is_stuck.wait()
+        await flood.until_stuck()
         assert size < MIB and flood.sent_bytes < KERNEL_BYTES + MIB
         reply.resume_reading()
         await pumping
@@ -71,7 +76,7 @@ async def test_a_pause_that_came_before_the_pump_or_from_what_was_buffered_outla
     size = 0
 
     async with serving(flood) as wire, wire.replica().open(CALL, limits(30)) as reply:
-        await flood.is_stuck.wait()  # one MiB is buffered, the server waits
+        await flood.until_stuck()  # one MiB is buffered, the server waits
 
         def sink(data: bytes) -> None:
             nonlocal size
@@ -105,6 +110,15 @@ async def test_a_connection_goes_back_to_the_pool_reading_even_if_its_last_reade
         assert replica.pool.idle == 1
         assert await body_of(replica) == b"hello"
         assert wire.connections == 1
+
+
+async def test_the_words_of_an_error_are_read_no_further_than_they_are_kept() -> None:
+    flood = Flood(b"500 Oops")
+    async with serving(flood) as wire:
+        with pytest.raises(Failed):
+            await body_of(wire.replica())
+        await wire.until_one_is_gone()
+        assert flood.sent_bytes < KERNEL_BYTES + 2 * MIB
 
 
 async def test_two_pumps_share_one_body_and_lose_nothing_in_between() -> None:
@@ -151,10 +165,10 @@ async def test_a_sink_that_raises_in_mid_stream_ends_the_exchange_with_its_error
             await asyncio.sleep(0.002)
 
     def sink(_: bytes) -> None:
-        raise ProtocolBroken("enough")
+        raise Failed("enough")
 
     async with serving(handle) as wire:
-        with pytest.raises(ProtocolBroken, match="enough"):
+        with pytest.raises(Failed, match="enough"):
             async with wire.replica().open(CALL, limits()) as reply:
                 await reply.pump(sink)
         await wire.until_one_is_gone()
