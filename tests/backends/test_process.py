@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from backends import guardian
 from backends.process import CannotStart, Command, EndedEarly, NotReady, SupervisedProcess
 
 PATIENCE_S = 20.0
@@ -126,10 +127,10 @@ def test_kill_9_of_the_supervisor_leaves_nothing(tmp_path: Path) -> None:
     log = tmp_path / "engine.log"
     supervisor = subprocess.Popen([sys.executable, "-c", script(SUPERVISOR), str(log), script(FAMILY)])
     pids = family(log)
-    guardian = guardian_of(pids[0])
+    watcher = guardian_of(pids[0])
     supervisor.kill()
     supervisor.wait()
-    assert_gone([*pids, guardian])
+    assert_gone([*pids, watcher])
 
 
 def test_kill_9_of_the_supervisor_ends_a_process_that_ignores_sigterm(tmp_path: Path) -> None:
@@ -213,19 +214,21 @@ def test_a_process_that_stands_still_is_stopped_all_the_same(run: Run) -> None:
     engine = run(FAMILY, grace_s=0.2)
     pids = family(engine.command.log)
     for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+        hold(pid)
     assert engine.stop() == -signal.SIGKILL
     assert_gone(pids)
 
 
 def test_a_ctrl_c_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
     """The guardian is held until the signal is there: it comes while the main thread waits for its report."""
+    log = tmp_path / "engine.log"
+    argv = (sys.executable, "-S", "-c", script(DEAF), str(log))
     held: list[int] = []
 
     def interrupt() -> None:
-        held.append(until(first_guardian))
-        os.kill(held[0], signal.SIGSTOP)
-        until(is_main_thread_asleep)
+        held.append(until(lambda: guardian_with(str(log))))
+        hold(held[0])
+        until(lambda: state_of(os.getpid()) == "S")
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         os.kill(held[0], signal.SIGCONT)
 
@@ -233,9 +236,7 @@ def test_a_ctrl_c_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
     interrupter = threading.Thread(target=interrupt)
     interrupter.start()
     with pytest.raises(KeyboardInterrupt):
-        SupervisedProcess(
-            Command("the engine", (sys.executable, "-S", "-c", script(DEAF)), tmp_path / "log", grace_s=0)
-        )
+        SupervisedProcess(Command("the engine", argv, log, grace_s=0))
     interrupter.join()
     assert_gone(held)
     assert sorted(Path("/proc/self/fd").iterdir()) == before
@@ -250,14 +251,22 @@ def until(found: Callable[[], int]) -> int:
     raise AssertionError(f"{found} found nothing")
 
 
-def first_guardian() -> int:
+def guardian_with(argument: str) -> int:
+    """The guardian among our children whose command has this argument, 0 while there is none."""
     for listed in Path("/proc/self/task").glob("*/children"):
         for child in listed.read_text().split():
-            if b"guardian.py" in Path(f"/proc/{child}/cmdline").read_bytes():
+            words = Path(f"/proc/{child}/cmdline").read_text().split("\0")
+            if guardian.__file__ in words and argument in words:
                 return int(child)
     return 0
 
 
-def is_main_thread_asleep() -> bool:
-    stat = Path(f"/proc/self/task/{os.getpid()}/stat").read_text()
-    return stat.rsplit(")", 1)[1].split()[0] == "S"
+def hold(pid: int) -> None:
+    """SIGSTOP, and wait for its effect: of two signals that wait for a busy process the lower number comes first."""
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: state_of(pid) == "T")
+
+
+def state_of(pid: int) -> str:
+    """S asleep, T held, and the others of proc(5)."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
