@@ -109,7 +109,7 @@ def _said(message: Any, names: _ErrorObject | _Envelope) -> ErrorText:
 
 def fault_of_answer(status: int, headers: Mapping[str, str], body: bytes) -> BackendError:
     """The error that an answer with a status other than 2xx stands for."""
-    text = error_text(body) or ErrorText(body[:200].decode("utf-8", "replace"))
+    text = error_text(body) or ErrorText(body[:200].decode("utf-8", "replace") or f"the server answered {status}")
     return _fault(status, text, body, retry_after_s(headers.get("retry-after"), datetime.now(UTC)))
 
 

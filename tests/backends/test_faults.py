@@ -316,3 +316,7 @@ def test_only_a_status_carries_retry_after() -> None:
 def test_any_body_of_any_status_has_a_meaning(body: bytes, status: int) -> None:
     assert isinstance(fault_of_answer(status, {}, body), BackendError)
     assert isinstance(fault_of_error(body), BackendError)
+
+
+def test_an_answer_without_a_word_is_named_by_its_status() -> None:
+    assert str(fault_of_answer(404, {}, b"")) == "the server answered 404"
