@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
+import signal
 import socket
 import sys
 from collections.abc import Mapping
@@ -50,7 +52,7 @@ def server_for(config: Config, env: Mapping[str, str], edge: type[EdgeProtocol] 
             proxy_headers=False,
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=max(1, round(config.server.drain_s)),
+            timeout_graceful_shutdown=math.ceil(config.server.drain_s),
         )
     )
 
@@ -78,10 +80,18 @@ def listeners(host: str, port: int) -> list[socket.socket]:
 
 
 def run(config: Config, env: Mapping[str, str], bound: list[socket.socket]) -> None:
-    """Serve on the `bound` sockets until SIGTERM or SIGINT; running calls get `drain_s` to finish."""
+    """Serve on the `bound` sockets until SIGTERM or SIGINT; running calls get `drain_s` to finish. Returns: that is no failure."""
     server = server_for(config, env)
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sig, stop)  # before uvicorn listens to them, and after: it raises anew what it has heard
     gc.collect()
     gc.freeze()  # what stands now stands to the end; no collection needs to walk through it again
     gc.set_threshold(GC_THRESHOLD, 20, 50)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(server.serve(bound))
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sig, signal.SIG_IGN)  # a second one must not make a failure of a stop that is all but over
