@@ -78,7 +78,7 @@ class Attempt:
         return body
 
     async def _stream(self, reply: Exchange, replica: LiveReplica, started_s: float) -> bytes:
-        relay = StreamRelay(reply, self.client, self.binding.renaming, self._stream_limits())
+        relay = StreamRelay(reply, self.client, self.binding.renaming, self._stream_limits(started_s))
         await relay.until_content()
         self._first_content(replica, started_s)
         self.client.begin(200, self._headers(_EVENTS))
@@ -94,26 +94,28 @@ class Attempt:
         self._first_content(replica, started_s)
         self.client.begin(reply.status, self._headers(content_type))
         self.client.write_head()
-        await PassRelay(reply, self.client, self._stream_limits()).to_the_end()
+        await PassRelay(reply, self.client, self._stream_limits(started_s)).to_the_end()
         return b""
 
     def _limits(self, started_s: float) -> Limits:
-        """How long this attempt may wait for content: its own limit or the call's deadline, whichever comes first."""
+        """How long this attempt may wait for content: its own limits or the call's deadline, whichever comes first."""
         durations = self.binding.limits
         late: type[BackendError]
         if self.call.facts.stream:
             wait_s = durations.first_token_s + durations.first_token_per_kib_s * self.call.facts.prompt_bytes / 1024
+            wait_s = min(wait_s, durations.total_s)
             late, message = FirstTokenTimeout, f"no content within {wait_s:.1f} s"
         else:
-            wait_s = durations.answer_s
+            wait_s = min(durations.answer_s, durations.total_s)
             late, message = AnswerTimeout, f"no answer within {wait_s:.1f} s"
         if started_s + wait_s >= self.call.deadline_s:
             wait_s = self.call.deadline_s - started_s
             late, message = DeadlinePassed, "the call's deadline passed"
         return Limits(durations.connect_s, started_s + wait_s, lambda: late(message))
 
-    def _stream_limits(self) -> StreamLimits:
-        return StreamLimits(self.binding.limits.between_tokens_s, self.call.deadline_s)
+    def _stream_limits(self, started_s: float) -> StreamLimits:
+        durations, deadline_s = self.binding.limits, self.call.deadline_s
+        return StreamLimits(durations.between_tokens_s, min(started_s + durations.total_s, deadline_s), deadline_s)
 
     def _first_content(self, replica: LiveReplica, started_s: float) -> None:
         now_s = asyncio.get_running_loop().time()

@@ -122,7 +122,12 @@ def _binding(name: str, config: Config, backend: LiveBackend) -> Binding:
     on = model.on[backend.name].name
     times = model.timeouts.overridden_by(config.backends[backend.name].timeouts)
     limits = AttemptLimits(
-        times.connect_s, times.first_token_s, times.first_token_per_kib_s, times.between_tokens_s, times.answer_s
+        times.connect_s,
+        times.first_token_s,
+        times.first_token_per_kib_s,
+        times.between_tokens_s,
+        times.answer_s,
+        times.total_s,
     )
     shown = on if model.report_model == "backend" else name
     return Binding(backend, msgspec.json.encode(on), Renaming(on, shown), limits)

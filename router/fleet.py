@@ -79,6 +79,7 @@ class AttemptLimits:
     first_token_per_kib_s: float
     between_tokens_s: float
     answer_s: float
+    total_s: float
 
 
 @dataclass(frozen=True, slots=True)

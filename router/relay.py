@@ -35,9 +35,10 @@ _EVENT_STREAM = "text/event-stream"
 
 
 class StreamLimits(msgspec.Struct, frozen=True, gc=False):
-    """`between_tokens_s` is a duration, `deadline_s` the call's last instant."""
+    """`between_tokens_s` is a duration; `ends_s` this attempt's last instant, `deadline_s` the call's, which may be later."""
 
     between_tokens_s: float
+    ends_s: float
     deadline_s: float
 
 
@@ -115,8 +116,8 @@ class StreamRelay:
     # -- router.client.Pausable: while the client reads nothing, the backend's clock stands still -----
 
     def pause_reading(self) -> None:
-        """Hold the backend back; only the call's deadline goes on."""
-        self._reply.limit_s = self._limits.deadline_s
+        """Hold the backend back; only the deadline goes on."""
+        self._reply.limit_s = self._limits.ends_s
         self._reply.pause_reading()
 
     def resume_reading(self) -> None:
@@ -173,7 +174,7 @@ class StreamRelay:
         taken = self._shape.apply(read, out)
         if taken:
             limit_s = self._loop.time() + self._limits.between_tokens_s
-            self._reply.limit_s = limit_s if limit_s < self._limits.deadline_s else self._limits.deadline_s
+            self._reply.limit_s = limit_s if limit_s < self._limits.ends_s else self._limits.ends_s
             self._client.write_framed(out[0] if len(out) == 1 else b"".join(out))
         return taken
 
@@ -197,11 +198,14 @@ class StreamRelay:
     # -- inside --------------------------------------------------------------------------------------
 
     def _next_limit_s(self) -> float:
-        return min(self._loop.time() + self._limits.between_tokens_s, self._limits.deadline_s)
+        return min(self._loop.time() + self._limits.between_tokens_s, self._limits.ends_s)
 
     def _late(self) -> BackendError:
-        if self._loop.time() >= self._limits.deadline_s:
+        now_s = self._loop.time()
+        if now_s >= self._limits.deadline_s:
             return DeadlinePassed("the call's deadline passed in mid-stream")
+        if now_s >= self._limits.ends_s:
+            return StreamBroken("the answer takes longer than its backend may")
         return StreamBroken(f"no content for {self._limits.between_tokens_s:g} s in mid-stream")
 
 
@@ -254,8 +258,8 @@ class PassRelay:
             self._client.read_from(None)
 
     def pause_reading(self) -> None:
-        """Hold the backend back; only the call's deadline goes on."""
-        self._reply.limit_s = self._limits.deadline_s
+        """Hold the backend back; only the deadline goes on."""
+        self._reply.limit_s = self._limits.ends_s
         self._reply.pause_reading()
 
     def resume_reading(self) -> None:
@@ -268,7 +272,7 @@ class PassRelay:
         self._client.write(data)
 
     def _next_limit_s(self) -> float:
-        return min(self._loop.time() + self._limits.between_tokens_s, self._limits.deadline_s)
+        return min(self._loop.time() + self._limits.between_tokens_s, self._limits.ends_s)
 
 
 def _stopped() -> BackendError:

@@ -32,7 +32,10 @@ class BackendTimeouts(Section):
         default=None, description="Overrides the model's between_tokens_s (seconds)."
     )
     answer_s: Seconds | None = Field(default=None, description="Overrides the model's answer_s (seconds).")
-    total_s: Seconds | None = Field(default=None, description="Overrides the model's total_s (seconds).")
+    total_s: Seconds | None = Field(
+        default=None,
+        description="Seconds for one attempt on this backend; the model's total_s holds for the whole call.",
+    )
     ping_after_s: Seconds | None = Field(default=None, description="Overrides the model's ping_after_s (seconds).")
 
 

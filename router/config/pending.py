@@ -34,7 +34,6 @@ PENDING: tuple[Pending, ...] = (
     Pending("backends.*.engine", "Start the engine yourself; Crossfade only calls it."),
     Pending("backends.*.on_client_gone", "The call is cancelled.", lambda value: value == "drain"),
     Pending("backends.*.timeouts.ping_after_s", "No `: ping` comments are sent."),
-    Pending("backends.*.timeouts.total_s", "The model's total_s holds for the whole call."),
     Pending("models.*.on.*.same_model", "It decides about resuming, and streams are not resumed."),
     Pending("models.*.on.*.continues", "It decides about resuming, and streams are not resumed."),
     Pending("models.*.hedge", "No second attempt is started beside a slow one."),

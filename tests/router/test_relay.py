@@ -55,7 +55,9 @@ async def relayed(reads: list[bytes], *, is_chunked: bool, turns: bool = False) 
     connection, exchange, reader = Connection(), Exchange(loop, loop.time() + 9), Reader(is_chunked=is_chunked)
     connection.connection_made(Wire())
     exchange.start(connection, b"")
-    relay = StreamRelay(exchange, cast(Client, reader), Renaming("m", "jane"), StreamLimits(9, loop.time() + 9))
+    relay = StreamRelay(
+        exchange, cast(Client, reader), Renaming("m", "jane"), StreamLimits(9, loop.time() + 9, loop.time() + 9)
+    )
 
     async def relay_all() -> None:
         await exchange.head()

@@ -29,7 +29,6 @@ SET: dict[str, tuple[str, Any]] = {
     "backends.*.engine": ("backends/vllm/engine", {"model": "m"}),
     "backends.*.on_client_gone": ("backends/vllm/on_client_gone", "drain"),
     "backends.*.timeouts.ping_after_s": ("backends/vllm/timeouts", {"ping_after_s": 5}),
-    "backends.*.timeouts.total_s": ("backends/vllm/timeouts", {"total_s": 60}),
     "models.*.on.*.same_model": ("models/jane/on/vllm", {"name": "m", "same_model": False}),
     "models.*.on.*.continues": ("models/jane/on/vllm", {"name": "m", "continues": "yes"}),
     "models.*.hedge": ("models/jane/hedge", {"after_s": 2}),
