@@ -165,6 +165,7 @@ class Exchange:
         self._timer.cancel()
         connection, self._connection = self._connection, None
         self._sink = None
+        self._limit_error = _no_content  # a reader's own would keep the reader, which keeps this, from being freed
         if connection is None:
             return None
         if self._ended and connection.is_idle:

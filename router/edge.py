@@ -236,6 +236,9 @@ class Turn(NamedTuple):
 
 
 def turn_of(scope: Any) -> Turn:
-    """The connection that a request came in on, and its place there. Raises KeyError under a server that is not Crossfade's own."""
-    turn: Turn = scope["extensions"][EXTENSION]
+    """The connection that a request came in on, and its place there. Raises KeyError under a server that is not Crossfade's own.
+
+    It is taken out of the scope: the cycle holds the scope, and a call that holds itself would be left to the garbage collector.
+    """
+    turn: Turn = scope["extensions"].pop(EXTENSION)
     return turn
