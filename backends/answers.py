@@ -148,19 +148,21 @@ class Renaming:
         return msgspec.json.encode(fields)
 
 
-_TEXT = re.compile(rb'"(?:content|reasoning|reasoning_content|text)":"([^"\\\x00-\x1f\x7f-\xff]+)"')
+# The inside of a JSON string as engines write one: letters of any language, and escapes of one letter.
+_LETTERS = rb'(?:[^"\\\x00-\x1f\x7f]++|\\["\\/bfnrt])++'
+_TEXT = re.compile(rb'"(?:content|reasoning|reasoning_content|text)":"(' + _LETTERS + rb')"')
 _ONE_EVENT = re.compile(rb"data:[^\r\n]*(?:\n\n|\r\n\r\n)")
 _SIZE = re.compile(rb"[0-9A-Fa-f]{1,8}")
-_PLAIN = re.compile(rb'[^"\\\x00-\x1f\x7f-\xff]+')
+_WHOLE_TEXT = re.compile(_LETTERS)
 
 
 class ChunkShape:
     """The form that a stream's text chunks repeat, learned from one that was read in full.
 
     Two chunks of a stream differ only in the text between two quotes: everything before it and everything after it are the same
-    bytes. A chunk that begins and ends with those bytes, with nothing between them that could end the string or escape, therefore
-    is a text chunk of the same meaning, and is known to be one without being parsed: two comparisons and one scan of the text.
-    Whatever does not fit (the first chunk, the last, escapes, tool calls, two events in a read) is read in full.
+    bytes. A chunk that begins and ends with those bytes, with nothing between them that ends the string or leaves an escape open,
+    therefore is a text chunk of the same meaning, and is known to be one without being parsed: two comparisons and one scan of the
+    text. Whatever does not fit (the first chunk, the last, escapes by number, tool calls, two events in a read) is read in full.
     """
 
     __slots__ = ("_head", "_new_head", "_new_tail", "_overhead", "_tail")
@@ -206,11 +208,20 @@ class ChunkShape:
         start = size_end + 2 + len(self._head)
         end = chunk_end - len(self._tail)
         if (
-            chunk_end <= len(read)
-            and read.startswith(self._head, size_end + 2)
-            and read.startswith(self._tail, end)
-            and _PLAIN.fullmatch(read, start, end)
+            read.startswith(self._head, size_end + 2)
+            and read.startswith(self._tail, end)  # not where the read stops before the chunk does
+            and _WHOLE_TEXT.fullmatch(read, start, end)
         ):
-            out.append(b"%x%b%b%b" % (end - start + self._overhead, self._new_head, read[start:end], self._new_tail))
-            return chunk_end
+            text = read[start:end]
+            if text.isascii() or _is_utf8(text):
+                out.append(b"%x%b%b%b" % (len(text) + self._overhead, self._new_head, text, self._new_tail))
+                return chunk_end
         return 0
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        str(text, "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -101,7 +101,7 @@ def _said(message: Any, names: _ErrorObject | _Envelope) -> ErrorText:
     code, kind, param = names.code, names.type, names.param
     return ErrorText(
         words[:MAX_MESSAGE_CHARS],
-        code if isinstance(code, int | str) and not isinstance(code, bool) else None,
+        code if isinstance(code, int | str) else None,
         kind if isinstance(kind, str) else None,
         param if isinstance(param, str) else None,
     )
@@ -180,7 +180,7 @@ def retry_after_s(value: str | None, now: datetime) -> float | None:
         return float(value)
     try:
         when = parsedate_to_datetime(value)
-    except (ValueError, OverflowError, TypeError, IndexError):  # the parser of dates is not tight against garbage
+    except (ValueError, OverflowError):  # a year of twenty digits is the latter
         return None
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)

@@ -163,7 +163,7 @@ UNWELL: list[tuple[str, bytes, str]] = [
         answer({"error": {"message": "Loading model", "code": 503}}, "503 Service Unavailable"),
         "Loading model",
     ),
-    ("dead", answer(b"", "503 Service Unavailable"), "Refused"),
+    ("dead", answer(b"", "503 Service Unavailable"), "answered 503"),
     ("another kind's lie", answer({"error": "Unexpected endpoint or method. (GET /x)"}), "does not answer as"),
     ("no such path", answer({"detail": "Not Found"}, "404 Not Found"), "Not Found"),
 ]

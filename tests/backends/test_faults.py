@@ -290,6 +290,7 @@ RETRY_AFTER: list[tuple[str, str | None, float | None]] = [
     ("two values", "3, 5", None),
     ("a month that does not exist", "Sun, 22 Foo 2026 12:00:30 GMT", None),
     ("a year that does not exist", "Sun, 22 Nov 99999 12:00:30 GMT", None),
+    ("a year beyond any number", "Sun, 22 Nov 99999999999999999999 12:00:30 GMT", None),
     ("an offset that does not exist", "Sun, 22 Nov 2026 12:00:30 +99999999999", None),
 ]
 
