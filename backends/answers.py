@@ -97,7 +97,7 @@ def read_chunk(data: bytes) -> Chunk:
         raise ProtocolBroken(f"a malformed event in the stream: {exc}") from exc
     if _is_there(chunk.error):
         raise fault_of_error(data)
-    if any(choice.finish_reason == ABORT for choice in chunk.choices or ()):
+    if chunk.finish_reason and any(choice.finish_reason == ABORT for choice in chunk.choices or ()):
         raise Failed("the engine aborted the answer")
     return chunk
 
