@@ -21,7 +21,6 @@ from router.edge import KEEP_ALIVE_S, EdgeProtocol
 log = logging.getLogger("crossfade")
 
 BACKLOG = 4096  # connections the kernel keeps while the loop is busy; 2048 is uvicorn's default, 4096 Linux's own cap
-GC_THRESHOLD = 50_000  # new objects between two collections: calls leave few cycles; 700 costs 2 % of a call (measured)
 
 
 def set_up_logging(level: int = logging.INFO) -> None:
@@ -90,7 +89,6 @@ def run(config: Config, env: Mapping[str, str], bound: list[socket.socket]) -> N
         signal.signal(sig, stop)  # before uvicorn listens to them, and after: it raises anew what it has heard
     gc.collect()
     gc.freeze()  # what stands now stands to the end; no collection needs to walk through it again
-    gc.set_threshold(GC_THRESHOLD, 20, 50)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(server.serve(bound))
     for sig in (signal.SIGTERM, signal.SIGINT):
