@@ -27,6 +27,7 @@ class _Delta(msgspec.Struct, gc=False):
 
 
 class _Choice(msgspec.Struct, gc=False):
+    index: int = 0
     delta: _Delta | None = None
     text: str | None = None
     finish_reason: str | None = None
@@ -55,6 +56,28 @@ class Chunk(msgspec.Struct, gc=False):
             if choice.finish_reason:
                 return choice.finish_reason
         return None
+
+
+class Ends:
+    """Which choices of a stream have ended: with `n > 1` each has a `finish_reason` of its own, and the first says nothing of the rest."""
+
+    __slots__ = ("_begun", "_ended")
+
+    def __init__(self) -> None:
+        self._begun: set[int] = set()
+        self._ended: set[int] = set()
+
+    def see(self, chunk: Chunk) -> None:
+        """Take note of the next chunk of the stream."""
+        for choice in chunk.choices or ():
+            self._begun.add(choice.index)
+            if choice.finish_reason:
+                self._ended.add(choice.index)
+
+    @property
+    def are_all_seen(self) -> bool:
+        """Whether every choice that has begun has ended, and one has."""
+        return bool(self._ended) and self._ended == self._begun
 
 
 def _says_something(delta: _Delta) -> bool:

@@ -17,7 +17,7 @@ import asyncio
 
 import msgspec
 
-from backends.answers import ChunkShape, Renaming, check_whole, read_chunk
+from backends.answers import ChunkShape, Ends, Renaming, check_whole, read_chunk
 from backends.errors import AnswerTimeout, BackendError, DeadlinePassed, ProtocolBroken, StreamBroken
 from backends.exchange import Exchange
 from backends.faults import fault_of_error
@@ -48,6 +48,7 @@ class StreamRelay:
     __slots__ = (
         "_client",
         "_decoder",
+        "_ends",
         "_held",
         "_held_bytes",
         "_lessons",
@@ -58,7 +59,6 @@ class StreamRelay:
         "_shape",
         "first_s",
         "is_done",
-        "is_finished",
     )
 
     def __init__(self, reply: Exchange, client: Client, renaming: Renaming, limits: StreamLimits):
@@ -68,23 +68,23 @@ class StreamRelay:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._decoder = SseDecoder()
+        self._ends = Ends()
         self._shape = ChunkShape()
         self._lessons = MAX_LESSONS
         self._held: list[bytes] = []
         self._held_bytes = 0
         self.first_s = 0.0
-        self.is_finished = False
         self.is_done = False
 
     async def until_content(self) -> None:
         """Hold events back until one has content. Raises BackendError where none comes: the call may still move."""
         reply = self._reply
-        if not reply.headers.get("content-type", "").startswith(_EVENT_STREAM):
+        if not reply.headers.get("content-type", "").lower().startswith(_EVENT_STREAM):
             raise fault_of_error(await reply.read(MAX_ANSWER_BYTES))
         await reply.pump(self._hold)
         if self.first_s:
             return
-        if not self.is_finished:
+        if not self._ends.are_all_seen:
             raise ProtocolBroken("the stream ended without any content")
         self.first_s = self._loop.time()  # the model had nothing to say, and said so
 
@@ -98,7 +98,7 @@ class StreamRelay:
             self._held.clear()
             self._offer_tap()
             await reply.pump(self._pass_on)
-            if not self.is_finished:
+            if not self._ends.are_all_seen:
                 raise StreamBroken("the stream ended without a finish_reason")
             if not self.is_done:
                 client.write(_DONE_EVENT)
@@ -159,7 +159,12 @@ class StreamRelay:
 
     def _learn(self, read: bytes, sent: bytes) -> None:
         """Take the shape of a text chunk that was read in full; `read` may hold more than that one event, and then teaches nothing."""
-        if not self._lessons or self.is_finished or not self._decoder.is_between_events or not self._client.is_chunked:
+        if (
+            not self._lessons
+            or self._ends.are_all_seen
+            or not self._decoder.is_between_events
+            or not self._client.is_chunked
+        ):
             return
         if read.count(b"data: ") == 1 and self._shape.learn(read, sent):
             self._lessons -= 1
@@ -190,8 +195,7 @@ class StreamRelay:
         if event.type == b"error":
             raise fault_of_error(data)
         chunk = read_chunk(data)
-        if chunk.finish_reason:
-            self.is_finished = True
+        self._ends.see(chunk)
         out.append(encode(event.type, self._renaming.apply(data, chunk.model)))
         return chunk.has_content
 
