@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+import ssl
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from router.config.document import Tree
@@ -93,6 +94,24 @@ def _variable(path: KeyPath, name: Tree, env: Mapping[str, str]) -> Iterator[Fin
         yield Finding(path, message, f"Set the variable {shown} to the key, or remove {path[-1]}.")
 
 
+def _key(path: KeyPath, name: Tree, env: Mapping[str, str]) -> Iterator[Finding]:
+    """A key is sent in a header; blank space at its ends, as files of secrets have it, is dropped."""
+    key = env.get(name, "").strip() if isinstance(name, str) else ""
+    if not all("!" <= character <= "~" for character in key):
+        message = f"names the variable {_variable_name(str(name))}, whose value holds what no header may carry."
+        yield Finding(path, message, "Set it to the key alone: printable ASCII without blank space.")
+
+
+def _authority(path: KeyPath, file: Tree) -> Iterator[Finding]:
+    if not isinstance(file, str):
+        return
+    try:
+        ssl.create_default_context(cafile=file)
+    except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
+        reason = exc.strerror if isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError) else "no PEM file"
+        yield Finding(path, f"is {file!r}, which cannot be used: {reason}.", "Name a PEM file with certificates.")
+
+
 def _variable_name(name: str) -> str:
     """The variable's name if it looks like one; people paste the secret itself, and secrets are not repeated."""
     return name if _CONVENTIONAL.fullmatch(name) else "that it names"
@@ -123,6 +142,8 @@ def _backend(path: KeyPath, backend: dict[str, Tree], env: Mapping[str, str]) ->
         yield Finding((*path, "ca_file"), "is of no use while verify is false.", "Remove verify, or ca_file.")
     yield from _twice((*path, "urls"), [url.rstrip("/").removesuffix("/v1") for url in _texts(backend.get("urls"))])
     yield from _variable((*path, "key_env"), backend.get("key_env"), env)
+    yield from _key((*path, "key_env"), backend.get("key_env"), env)
+    yield from _authority((*path, "ca_file"), backend.get("ca_file"))
 
 
 def _model(path: KeyPath, model: dict[str, Tree], backends: Collection[str]) -> Iterator[Finding]:

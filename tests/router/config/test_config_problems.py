@@ -146,6 +146,16 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
         "backends.vllm.key_env",
         "VLLM_KEY, which is not set. Set",
     ),
+    "an authority whose file is not there": (
+        {"backends/vllm/ca_file": "nowhere.pem"},
+        "backends.vllm.ca_file",
+        "is 'nowhere.pem', which cannot be used: No such file or directory",
+    ),
+    "an authority whose file holds no certificate": (
+        {"backends/vllm/ca_file": __file__},
+        "backends.vllm.ca_file",
+        "which cannot be used: no PEM file",
+    ),
     # server
     "listening everywhere without keys": (
         {"server/host": "0.0.0.0"},
@@ -262,6 +272,13 @@ def test_all_problems_are_told_at_once_and_in_the_order_of_the_file(problems_wit
         "server.port",
     }
     assert [problem.line for problem in problems] == sorted(problem.line for problem in problems)
+
+
+def test_a_key_that_no_header_may_carry_is_a_problem_and_is_not_repeated(problems_with: Problems) -> None:
+    (problem,) = problems_with({"backends/vllm/key_env": "VLLM_KEY"}, {"VLLM_KEY": "s3cret\nrest"})
+    assert problem.key == "backends.vllm.key_env"
+    assert "VLLM_KEY, whose value holds what no header may carry. Set it to the key alone" in str(problem)
+    assert "s3cret" not in str(problem)
 
 
 def test_a_wrong_address_is_told_once_and_not_again_as_a_missing_one(problems_with: Problems) -> None:
