@@ -74,8 +74,13 @@ class Harness:
 
     load_program: Path
     bodies: Path
-    upstream_pid: int
+    upstream: subprocess.Popen[str]
     upstream_ports: tuple[int, ...]
+
+    def check(self) -> None:
+        """Raises CannotRun where the upstream has ended: what a proxy was given since then is no measure of it."""
+        if (status := self.upstream.poll()) is not None:
+            raise CannotRun(f"the scripted upstream ended with status {status}")
 
     def load(self, port: int, body: str, shape: LoadShape) -> LoadResult:
         """Put the load on whatever listens on `port`; `body` is `1k`, `32k` or `1k-stream`. Raises CannotRun."""
@@ -106,7 +111,7 @@ def harness(plan: Plan, folder: Path) -> Iterator[Harness]:
             ports = tuple(int(port) for port in process.stdout.readline().split())
             if len(ports) != 2:
                 raise CannotRun("the scripted upstream did not get its ports")
-            yield Harness(load, bodies, process.pid, ports)
+            yield Harness(load, bodies, process, ports)
         finally:
             process.kill()
 

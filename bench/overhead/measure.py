@@ -135,11 +135,12 @@ class _Turn:
     def _load(self, body: str, shape: LoadShape) -> tuple[LoadResult, float | None]:
         """Put a load on; what came of it, and the CPU time that it took the proxy."""
         pid = self._process.pid
-        before_s, harness_before_s = cpu_s(pid) if pid else 0.0, cpu_s(self._harness.upstream_pid)
+        before_s, harness_before_s = cpu_s(pid) if pid else 0.0, cpu_s(self._harness.upstream.pid)
         result = self._harness.load(self._process.port, body, shape)
         used_s = cpu_s(pid) - before_s if pid else None
-        self._harness_cpu_s = cpu_s(self._harness.upstream_pid) - harness_before_s
+        self._harness_cpu_s = cpu_s(self._harness.upstream.pid) - harness_before_s
         self._failed += result.failed
+        self._harness.check()
         if not result.ended:
             raise CannotRun(f"{self._process.proxy.name} ended no call at all: {result.first_failure}")
         return result, used_s
@@ -169,7 +170,7 @@ class _Turn:
         return memory_bytes(self._process.pid) if self._process.pid else None
 
     def _used_s(self) -> float:
-        return cpu_s(self._harness.upstream_pid) + (cpu_s(self._process.pid) if self._process.pid else 0.0)
+        return cpu_s(self._harness.upstream.pid) + (cpu_s(self._process.pid) if self._process.pid else 0.0)
 
 
 def _per(used_s: float | None, count: int) -> float | None:

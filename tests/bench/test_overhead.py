@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from bench.overhead.goals import verdicts
-from bench.overhead.harness import CannotRun
+from bench.overhead.harness import CannotRun, harness
 from bench.overhead.measure import Measured, Spread, Summary, measure, summarize
 from bench.overhead.plan import Plan
 from bench.overhead.proxies import PROXIES, Proxy, Setup
@@ -59,6 +60,16 @@ def test_a_proxy_that_ends_at_once_is_reported_with_what_it_said() -> None:
 
     with pytest.raises(CannotRun, match=r"(?s)broken does not answer \(status 3\).*no license found"):
         measure(TINY, [Proxy("broken", command)], silent)
+
+
+@needs_a_compiler
+def test_an_upstream_that_somebody_ended_is_not_taken_for_a_proxy_that_fails(tmp_path: Path) -> None:
+    with harness(TINY, tmp_path) as driven:
+        driven.check()
+        driven.upstream.terminate()
+        driven.upstream.wait()
+        with pytest.raises(CannotRun, match="the scripted upstream ended with status -15"):
+            driven.check()
 
 
 def test_goals_compare_crossfade_with_the_others_of_the_same_run_and_leave_out_what_the_run_does_not_say() -> None:
