@@ -175,7 +175,7 @@ class Renaming:
 _LETTERS = rb'(?:[^"\\\x00-\x1f\x7f]++|\\["\\/bfnrt])++'
 _TEXT = re.compile(rb'"(?:content|reasoning|reasoning_content|text)":"(' + _LETTERS + rb')"')
 _ONE_EVENT = re.compile(rb"data:[^\r\n]*(?:\n\n|\r\n\r\n)")
-_SIZE = re.compile(rb"[0-9A-Fa-f]{1,8}")
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _WHOLE_TEXT = re.compile(_LETTERS)
 
 
@@ -188,14 +188,14 @@ class ChunkShape:
     text. Whatever does not fit (the first chunk, the last, escapes by number, tool calls, two events in a read) is read in full.
     """
 
-    __slots__ = ("_head", "_new_head", "_new_tail", "_overhead", "_tail")
+    __slots__ = ("_head", "_head_bytes", "_new_head", "_new_tail", "_overhead", "_tail", "_tail_bytes")
 
     def __init__(self) -> None:
         self._head = b""
         self._tail = b""
         self._new_head = b""
         self._new_tail = b""
-        self._overhead = 0
+        self._head_bytes = self._tail_bytes = self._overhead = 0
 
     def learn(self, event: bytes, renamed: bytes) -> bool:
         """Remember the shape of one whole event with content, whose form for the client is `renamed`; whether there is one."""
@@ -206,40 +206,45 @@ class ChunkShape:
             return False
         start, end = old.span(1)
         self._head, self._tail = event[:start], event[end:] + b"\r\n"
+        self._head_bytes, self._tail_bytes = len(self._head), len(self._tail)
         start, end = new.span(1)
         self._new_head, self._new_tail = b"\r\n" + renamed[:start], renamed[end:] + b"\r\n"
         self._overhead = len(renamed) - (end - start)
         return True
 
-    def apply(self, read: bytes, out: list[bytes]) -> int:
-        """Put the chunks (of HTTP's chunked coding) at the start of `read` that have the learned shape into `out`, in the client's
-        form and framed again. Returns how many bytes of `read` they are.
+    def apply(self, read: bytes) -> tuple[bytes, int]:
+        """The chunks (of HTTP's chunked coding) at the start of `read` that have the learned shape, in the client's form and framed
+        again; and how many bytes of `read` they are.
         """
-        position = 0
+        first, position = self._apply_one(read, 0)
+        if position in (0, len(read)):
+            return first, position
+        out = [first]
         while position < len(read):
-            end = self._apply_one(read, position, out)
-            if not end:
+            more, position = self._apply_one(read, position)
+            if not more:
                 break
-            position = end
-        return position
+            out.append(more)
+        return b"".join(out), position
 
-    def _apply_one(self, read: bytes, position: int, out: list[bytes]) -> int:
-        size_end = read.find(b"\r\n", position, position + 10)
-        if size_end <= position or _SIZE.fullmatch(read, position, size_end) is None:
-            return 0
-        chunk_end = size_end + 4 + int(read[position:size_end], 16)
-        start = size_end + 2 + len(self._head)
-        end = chunk_end - len(self._tail)
+    def _apply_one(self, read: bytes, position: int) -> tuple[bytes, int]:
+        size = _SIZE_LINE.match(read, position)
+        if size is None:
+            return b"", position
+        head = size.end()
+        chunk_end = head + 2 + int(size[1], 16)
+        start = head + self._head_bytes
+        end = chunk_end - self._tail_bytes
         if (
-            read.startswith(self._head, size_end + 2)
+            read.startswith(self._head, head)
             and read.startswith(self._tail, end)  # not where the read stops before the chunk does
             and _WHOLE_TEXT.fullmatch(read, start, end)
         ):
             text = read[start:end]
             if text.isascii() or _is_utf8(text):
-                out.append(b"%x%b%b%b" % (len(text) + self._overhead, self._new_head, text, self._new_tail))
-                return chunk_end
-        return 0
+                framed = b"%x%b%b%b" % (end - start + self._overhead, self._new_head, text, self._new_tail)
+                return framed, chunk_end
+        return b"", position
 
 
 def _is_utf8(text: bytes) -> bool:

@@ -46,9 +46,11 @@ class StreamRelay:
     """One stream of chat completions or completions on its way to the client."""
 
     __slots__ = (
+        "_between_tokens_s",
         "_client",
         "_decoder",
         "_ends",
+        "_ends_s",
         "_held",
         "_held_bytes",
         "_lessons",
@@ -66,6 +68,7 @@ class StreamRelay:
         self._client = client
         self._renaming = renaming
         self._limits = limits
+        self._between_tokens_s, self._ends_s = limits.between_tokens_s, limits.ends_s  # read for every chunk
         self._loop = asyncio.get_running_loop()
         self._decoder = SseDecoder()
         self._ends = Ends()
@@ -175,12 +178,11 @@ class StreamRelay:
 
     def _tap(self, read: bytes) -> int:
         """Offered each read of the socket once a shape is known; how much of it was known chunks, which are on their way then."""
-        out: list[bytes] = []
-        taken = self._shape.apply(read, out)
+        chunks, taken = self._shape.apply(read)
         if taken:
-            limit_s = self._loop.time() + self._limits.between_tokens_s
-            self._reply.limit_s = limit_s if limit_s < self._limits.ends_s else self._limits.ends_s
-            self._client.write_framed(out[0] if len(out) == 1 else b"".join(out))
+            limit_s = self._loop.time() + self._between_tokens_s
+            self._reply.limit_s = limit_s if limit_s < self._ends_s else self._ends_s
+            self._client.write_framed(chunks)
         return taken
 
     def _take(self, event: Event, out: list[bytes]) -> bool:
