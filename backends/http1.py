@@ -45,10 +45,9 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_chunk_is_whole",
-        "_head_bytes",
-        "_header_lines",
         "_headers",
         "_interim",
+        "_lines",
         "_overhead_bytes",
         "_parser",
         "_reading",
@@ -73,8 +72,7 @@ class Connection(asyncio.Protocol):
         self._receiver: Receiver | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[str, str] = {}
-        self._header_lines = 0
-        self._head_bytes = 0
+        self._lines: list[tuple[bytes, bytes]] = []
         self._overhead_bytes = 0  # since the last piece of body: heads, interim answers, sizes of chunks, trailers
         self._interim = 0
         self._started = False
@@ -169,27 +167,20 @@ class Connection(asyncio.Protocol):
         if self._receiver is None:  # the two sides no longer agree on where a message ends
             raise ProtocolBroken("bytes came after the answer")
         self._headers = {}
-        self._header_lines = self._head_bytes = 0
+        self._lines = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._started:  # a trailer: nothing that an engine says there matters, and it must not rewrite the head
             return
-        key = name.decode("latin-1").lower()
-        if key in self._headers and key in _SINGLE:
-            raise ProtocolBroken(f"the answer carries {key} twice")
-        self._header_lines += 1
-        if self._header_lines > MAX_HEADERS:
+        self._lines.append((name, value))
+        if len(self._lines) > MAX_HEADERS:
             raise ProtocolBroken(f"the answer carries more than {MAX_HEADERS} headers")
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise ProtocolBroken("the head of the answer is larger than 64 KiB")
-        self._headers[key] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status < 200:
             return
-        headers = self._headers
+        headers = self._headers = self._read_lines()
         if headers.get("transfer-encoding", "chunked").lower() != "chunked":
             raise ProtocolBroken(f"the answer is framed as {headers['transfer-encoding']!r}, which was not asked for")
         if headers.get("content-encoding", "identity").lower() != "identity":
@@ -226,6 +217,18 @@ class Connection(asyncio.Protocol):
         receiver.on_end()
 
     # -- inside ------------------------------------------------------------------------------------
+
+    def _read_lines(self) -> dict[str, str]:
+        lines = self._lines
+        if sum([len(name) + len(value) for name, value in lines]) > MAX_HEAD_BYTES:
+            raise ProtocolBroken("the head of the answer is larger than 64 KiB")
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in lines}
+        if len(headers) != len(lines):
+            names = [name.decode("latin-1").lower() for name, _ in lines]
+            for key in _SINGLE:
+                if names.count(key) > 1:
+                    raise ProtocolBroken(f"the answer carries {key} twice")
+        return headers
 
     def _is_close_delimited(self) -> bool:
         return "content-length" not in self._headers and "transfer-encoding" not in self._headers

@@ -95,7 +95,7 @@ _CONTENT = msgspec.json.Decoder(str | list[msgspec.Raw] | None)
 _PART = msgspec.json.Decoder(_Part)
 
 
-def conversation_fingerprint(messages: bytes) -> str | None:
+def conversation_fingerprint(messages: bytes | msgspec.Raw) -> str | None:
     """32 hex digits that stay the same for every turn of one conversation: of its system prompts and its first user message.
 
     `messages` is the raw JSON of the field. A content that is a list of text parts counts as their text, so a client may change

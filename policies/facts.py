@@ -11,7 +11,7 @@ class CallFacts(msgspec.Struct, frozen=True, gc=False):
     """The facts of one call, read once.
 
     `model` is the public name. `kind` is chat, completions, embeddings, responses, messages or pass. `headers` are keyed by
-    lower-case names. `prompt_bytes` is the size of the request's body. `messages` is the raw JSON of the field, b"" where there
+    lower-case names. `prompt_bytes` is the size of the request's body. `messages` is the raw JSON of the field, empty where there
     is none. `pin` names a backend that the caller asked for and may ask for; who may is not decided here.
     """
 
@@ -22,5 +22,5 @@ class CallFacts(msgspec.Struct, frozen=True, gc=False):
     tools: bool
     prompt_bytes: int
     user: str | None
-    messages: bytes
+    messages: bytes | msgspec.Raw
     pin: str | None = None

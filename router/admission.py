@@ -69,9 +69,9 @@ class Admission:
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_body_bytes:
             raise self._too_long(client)
-        if client.cycle.more_body:
+        body = client.take_body()
+        if body is None:
             return await self._read_slowly(receive, client)
-        body: bytes = (await receive()).get("body", b"")
         if len(body) > self._max_body_bytes:
             raise self._too_long(client)
         return body

@@ -13,7 +13,7 @@ from router.answer_headers import Header, call_headers
 from router.call import AttemptNote, Call
 from router.client import Client
 from router.fleet import Binding, LiveModel, LiveReplica
-from router.gate import GateFull
+from router.gate import Gate, GateFull
 from router.outcomes import kind_of
 from router.record import Recorder
 from router.relay import PassRelay, StreamLimits, StreamRelay, read_answer, read_passed
@@ -35,17 +35,13 @@ class Attempt:
     async def run(self) -> None:
         """Answer the client from this backend. Raises BackendError; before the commit the call may go elsewhere then."""
         backend = self.binding.backend
+        if not backend.gate.try_enter():
+            await self._wait_at(backend.gate)
         loop = asyncio.get_running_loop()
         started_s = loop.time()
-        try:
-            await backend.gate.enter(self.call.deadline_s)
-        except GateFull as exc:
-            self._note(OutcomeKind.REFUSED, "at its limit of concurrent calls", loop.time() - started_s)
-            raise Refused("the backend is at its limit of concurrent calls", retry_after_s=exc.wait_s) from exc
-        replica = backend.pick(self.model.name, loop.time(), self.recorder.rng)
+        replica = backend.pick(self.model.name, started_s, self.recorder.rng)
         replica.in_flight += 1
         kind, said = OutcomeKind.CLIENT_GONE, ""
-        started_s = loop.time()
         try:
             rest = await self._answer(replica, started_s)
             kind = OutcomeKind.OK
@@ -53,11 +49,22 @@ class Attempt:
             kind, said = kind_of(error), str(error)
             raise
         finally:
+            now_s = loop.time()
             replica.in_flight -= 1
             backend.gate.leave()
-            self.recorder.charge(self.model, replica, OUTCOMES[kind], started_s)
-            self._note(kind, said, loop.time() - started_s)
+            self.recorder.charge(self.model, replica, OUTCOMES[kind], started_s, now_s)
+            self._note(kind, said, now_s - started_s)
         await self.client.finish(rest)  # a client that reads slowly now keeps no place at the backend
+
+    async def _wait_at(self, gate: Gate) -> None:
+        """Stand in the backend's queue. Raises Refused, for which no replica is charged."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        try:
+            await gate.enter(self.call.deadline_s)
+        except GateFull as exc:
+            self._note(OutcomeKind.REFUSED, "at its limit of concurrent calls", loop.time() - began_s)
+            raise Refused("the backend is at its limit of concurrent calls", retry_after_s=exc.wait_s) from exc
 
     async def _answer(self, replica: LiveReplica, started_s: float) -> bytes:
         """Take the answer from the replica and send all of it but the last piece, which is returned."""
@@ -71,9 +78,9 @@ class Attempt:
                 return await self._stream(reply, replica, started_s)
             body = await read_answer(reply, call.facts.kind, self.binding.renaming)
             self._first_content(replica, started_s)
-            return await self._whole(200, _JSON, body)
+            return self._whole(200, _JSON, body)
 
-    async def _whole(self, status: int, content_type: bytes, body: bytes) -> bytes:
+    def _whole(self, status: int, content_type: bytes, body: bytes) -> bytes:
         self.client.begin(status, [*self._headers(content_type), (b"content-length", b"%d" % len(body))])
         return body
 
@@ -90,7 +97,7 @@ class Attempt:
         if content_type.lower().startswith(_JSON):
             body = await read_passed(reply, self.binding.renaming)
             self._first_content(replica, started_s)
-            return await self._whole(reply.status, content_type, body)
+            return self._whole(reply.status, content_type, body)
         self._first_content(replica, started_s)
         self.client.begin(reply.status, self._headers(content_type))
         self.client.write_head()
@@ -99,19 +106,21 @@ class Attempt:
 
     def _limits(self, started_s: float) -> Limits:
         """How long this attempt may wait for content: its own limits or the call's deadline, whichever comes first."""
-        durations = self.binding.limits
-        late: type[BackendError]
-        if self.call.facts.stream:
-            wait_s = durations.first_token_s + durations.first_token_per_kib_s * self.call.facts.prompt_bytes / 1024
-            wait_s = min(wait_s, durations.total_s)
-            late, message = FirstTokenTimeout, f"no content within {wait_s:.1f} s"
+        call, durations = self.call, self.binding.limits
+        if call.facts.stream:
+            wait_s = durations.first_token_s + durations.first_token_per_kib_s * call.facts.prompt_bytes / 1024
         else:
-            wait_s = min(durations.answer_s, durations.total_s)
-            late, message = AnswerTimeout, f"no answer within {wait_s:.1f} s"
-        if started_s + wait_s >= self.call.deadline_s:
-            wait_s = self.call.deadline_s - started_s
-            late, message = DeadlinePassed, "the call's deadline passed"
-        return Limits(durations.connect_s, started_s + wait_s, lambda: late(message))
+            wait_s = durations.answer_s
+        wait_s = min(wait_s, durations.total_s)
+        until_s = min(started_s + wait_s, call.deadline_s)
+        return Limits(durations.connect_s, until_s, lambda: self._late(wait_s, until_s))
+
+    def _late(self, wait_s: float, until_s: float) -> BackendError:
+        if until_s >= self.call.deadline_s:
+            return DeadlinePassed("the call's deadline passed")
+        if self.call.facts.stream:
+            return FirstTokenTimeout(f"no content within {wait_s:.1f} s")
+        return AnswerTimeout(f"no answer within {wait_s:.1f} s")
 
     def _stream_limits(self, started_s: float) -> StreamLimits:
         durations, deadline_s = self.binding.limits, self.call.deadline_s
@@ -120,7 +129,7 @@ class Attempt:
     def _first_content(self, replica: LiveReplica, started_s: float) -> None:
         now_s = asyncio.get_running_loop().time()
         self.call.first_s = now_s
-        self.recorder.heard(self.model, replica, started_s)
+        self.recorder.heard(self.model, replica, started_s, now_s)
         self.recorder.metrics.first_content(self.model.name, self.binding.backend.name, now_s - started_s)
 
     def _headers(self, content_type: bytes) -> list[Header]:

@@ -47,6 +47,17 @@ class Client:
         if self.edge.is_slow:
             self._watch()
 
+    def take_body(self) -> bytes | None:
+        """The request's body, if all of it has arrived; it can be taken once."""
+        cycle = self.cycle
+        if cycle.more_body:
+            return None
+        self.edge.flow.resume_reading()  # uvicorn pauses for a pipelined request too, and then nobody would hear the client leave
+        body = bytes(cycle.body)
+        cycle.body = bytearray()
+        cycle.waiting_for_100_continue = False  # whoever has sent the body no longer waits to be asked for it
+        return body
+
     def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Take the head: the content type first, a content length last. It leaves together with the first piece of the body.
 
@@ -56,15 +67,12 @@ class Client:
         self.has_begun = cycle.response_started = True
         cycle.waiting_for_100_continue = False
         self._is_events = headers[0][1].startswith(b"text/event-stream")
-        lines = [STATUS_LINE[status], *(b"%b: %b\r\n" % header for header in headers)]
-        if headers[-1][0] == b"content-length" or status == 204:
-            self._is_sized = True
-        elif self.is_chunked:
-            lines.append(b"transfer-encoding: chunked\r\n")
+        self._is_sized = headers[-1][0] == b"content-length" or status == 204
+        if self.is_chunked and not self._is_sized:
+            headers.append((b"transfer-encoding", b"chunked"))
         if not cycle.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
-        self._head = b"".join(lines)
+            headers.append((b"connection", b"close"))
+        self._head = b"%b%b\r\n\r\n" % (STATUS_LINE[status], b"\r\n".join(map(b": ".join, headers)))
 
     def read_from(self, reader: Pausable | None) -> None:
         """Whom to hold back while the client is slow; None for nobody."""

@@ -31,16 +31,17 @@ from router.record import Recorder
 async def dispatch(call: Call, client: Client, fleet: Fleet, recorder: Recorder) -> None:
     """Answer one call. Raises CallFailed where the client has to be told an error and nothing was sent to it yet."""
     model = fleet.models[call.facts.model]
-    loop = asyncio.get_running_loop()
-    choice = choose(call.facts, model.route, model.snapshot(loop.time()), fleet.rng)
+    now_s = asyncio.get_running_loop().time()
+    choice = choose(call.facts, model.route, model.snapshot(now_s), fleet.rng)
     if not choice.candidates:
         raise CallFailed(no_backend(model.name))
-    model.budget.deposit(loop.time())
-    ladder = Ladder(call, model, choice, client, recorder)
+    model.budget.deposit(now_s)
+    call.choice = choice.candidates[0].reason.value
+    first = model.bindings[choice.candidates[0].backend]
     try:
-        await ladder.attempt()  # the first attempt pays nothing for what may follow
+        await Attempt(call, model, first, client, recorder).run()  # it pays nothing for what may follow
     except BackendError as error:
-        await _after_failure(ladder, error)
+        await _after_failure(Ladder(call, model, choice, client, recorder), error)
 
 
 async def _after_failure(ladder: Ladder, error: BackendError) -> None:
@@ -58,7 +59,7 @@ async def _after_failure(ladder: Ladder, error: BackendError) -> None:
 
 
 class Ladder:
-    """The attempts of one call: where it stands, and the way on. Tenacity runs the loop; policy makes every decision."""
+    """The attempts of one call after the first: where it stands, and the way on. Tenacity runs the loop; policy makes every decision."""
 
     def __init__(self, call: Call, model: LiveModel, choice: Choice, client: Client, recorder: Recorder):
         self.client = client
@@ -67,16 +68,9 @@ class Ladder:
         self._candidates = choice.candidates
         self._recorder = recorder
         self._position = 0
-        self._attempts_here = 0
+        self._attempts_here = 1
         self._waited_retry_after = False
         self._step: NextStep | None = None
-        call.choice = choice.candidates[0].reason.value
-
-    async def attempt(self) -> None:
-        """Try the backend that the ladder stands on."""
-        self._attempts_here += 1
-        binding = self._model.bindings[self._candidates[self._position].backend]
-        await Attempt(self._call, self._model, binding, self.client, self._recorder).run()
 
     async def climb(self, first_error: BackendError) -> None:
         """Further attempts after `first_error`. Raises the last error where none succeeded."""
@@ -85,7 +79,9 @@ class Ladder:
         async def attempt() -> None:
             if pending:  # tenacity's first round stands for the attempt that was made without it
                 raise pending.pop()
-            await self.attempt()
+            self._attempts_here += 1
+            binding = self._model.bindings[self._candidates[self._position].backend]
+            await Attempt(self._call, self._model, binding, self.client, self._recorder).run()
 
         await tenacity.AsyncRetrying(
             sleep=asyncio.sleep, retry=self._goes_on, wait=self._wait_s, stop=tenacity.stop_never, reraise=True

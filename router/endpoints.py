@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
-import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +62,7 @@ class CallEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, as ASGI hands it over."""
         headers = dict(scope["headers"])
-        answering = _Answering(Client(turn_of(scope)), _request_id(headers), self.fleet.revision)
+        answering = _Answering(Client(turn_of(scope)), _request_id(headers, self.fleet.rng), self.fleet.revision)
         client = answering.client
         try:
             await self._serve(scope, headers, receive, answering)
@@ -85,12 +85,17 @@ class CallEndpoint:
         if scope["method"] != "POST":
             raise CallFailed(_wrong_method("POST"))
         admission.check_key(headers, scope["client"])
-        started_s = asyncio.get_running_loop().time()
+        started_s = answering.client.edge.loop.time()
         body = await admission.read_body(headers, receive, answering.client)
         call = answering.call = self._read(headers, body, answering.request_id, started_s)
         result = "client_gone"
         try:
-            await self._admitted(call, answering.client)
+            if not admission.gate.try_enter():
+                await self._wait_for_room(call)
+            try:
+                await dispatch(call, answering.client, self.fleet, self.recorder)
+            finally:
+                admission.gate.leave()
             result = "ok"
         except CallFailed as failed:
             result = failed.fault.result
@@ -101,16 +106,11 @@ class CallEndpoint:
         finally:
             self.recorder.close(call, call.trail[-1].backend if call.trail else "", result)
 
-    async def _admitted(self, call: Call, client: Client) -> None:
-        gate = self.admission.gate
+    async def _wait_for_room(self, call: Call) -> None:
         try:
-            await gate.enter(call.deadline_s)
+            await self.admission.gate.enter(call.deadline_s)
         except GateFull as exc:
             raise CallFailed(overloaded(exc.wait_s)) from exc
-        try:
-            await dispatch(call, client, self.fleet, self.recorder)
-        finally:
-            gate.leave()
 
     def _read(self, headers: dict[bytes, bytes], body: bytes, request_id: bytes, started_s: float) -> Call:
         content_type = headers.get(b"content-type", b"")
@@ -129,7 +129,7 @@ class CallEndpoint:
             tools=read.has_tools,
             prompt_bytes=read.size_bytes,
             user=read.user,
-            messages=read.messages if model.reads_messages else b"",
+            messages=read.messages,
             pin=self.admission.pin(headers, model.bindings),
         )
         total_s = self.admission.total_s(headers, model.total_s)
@@ -193,10 +193,12 @@ def _read_by_type(kind: str, body: bytes, content_type: bytes) -> CallBody | For
     return read_body(kind, body)
 
 
-def _request_id(headers: dict[bytes, bytes]) -> bytes:
-    """The client's own id if it is a sane one, else a new one."""
-    given = headers.get(b"x-request-id", b"")
-    return given if _SANE_ID.fullmatch(given) else secrets.token_hex(16).encode()
+def _request_id(headers: dict[bytes, bytes], rng: random.Random) -> bytes:
+    """The client's own id if it is a sane one, else a new one: unlike all others, but no secret."""
+    given = headers.get(b"x-request-id")
+    if given is not None and _SANE_ID.fullmatch(given):
+        return given
+    return b"%032x" % rng.getrandbits(128)
 
 
 def _wrong_method(allowed: str) -> Fault:
@@ -214,7 +216,7 @@ class ModelsEndpoint:
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """One request, as ASGI hands it over."""
         headers = dict(scope["headers"])
-        answering = _Answering(Client(turn_of(scope)), _request_id(headers), self.fleet.revision)
+        answering = _Answering(Client(turn_of(scope)), _request_id(headers, self.fleet.rng), self.fleet.revision)
         try:
             if scope["method"] not in ("GET", "HEAD"):
                 raise CallFailed(_wrong_method("GET"))
@@ -239,7 +241,7 @@ class NothingHere:
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """One request, as ASGI hands it over."""
-        request_id = _request_id(dict(scope["headers"]))
+        request_id = _request_id(dict(scope["headers"]), self.fleet.rng)
         answering = _Answering(Client(turn_of(scope)), request_id, self.fleet.revision)
         try:
             await answering.fail(Fault(404, "There is nothing at this path.", "invalid_request_error", "not_found"))

@@ -101,7 +101,6 @@ class LiveModel:
         "bindings",
         "budget",
         "name",
-        "reads_messages",
         "retry",
         "revision",
         "route",
@@ -122,8 +121,6 @@ class LiveModel:
         self.at_most_share = at_most_share
         self.revision = revision
         self.unwell = 0
-        # Only then is a caller recognised by the beginning of the conversation; otherwise nobody reads the messages.
-        self.reads_messages = route.splitter.is_divided and any(key.text == "conversation" for key in route.stick_by)
         self._well = self._look(None)
 
     def snapshot(self, now_s: float) -> Snapshot:

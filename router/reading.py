@@ -16,8 +16,10 @@ import msgspec
 MAX_DEPTH = 64  # orjson's and vLLM's parsers take 1,000 and more; no real call nests deeper than a JSON schema's dozen
 MAX_MODEL_CHARS = 200
 
+_NO_VALUE = msgspec.Raw()
 _TOP_LEVEL = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_STRING = msgspec.json.Decoder(str)
+_STRING = msgspec.json.Decoder(str | None)
+_FLAG = msgspec.json.Decoder(bool | None)
 # Both take a string's plain runs whole, and `_STRINGS` one that nobody closed to its very end: to search for an end again from each
 # escaped quote takes a minute for 150 KB of them (measured).
 _NAME = re.compile(rb'[ \t\r\n]*+,?[ \t\r\n]*+"[^"\\]*+(?:\\.[^"\\]*+)*+"[ \t\r\n]*+:[ \t\r\n]*+')
@@ -49,10 +51,9 @@ class CallBody(msgspec.Struct, frozen=True):
     size_bytes: int
 
     @property
-    def messages(self) -> bytes:
-        """The raw JSON of `messages`, b"" where there is none."""
-        value = self.fields.get("messages")
-        return bytes(value) if value is not None else b""
+    def messages(self) -> msgspec.Raw:
+        """The raw JSON of `messages`, empty where there is none; no copy."""
+        return self.fields.get("messages", _NO_VALUE)
 
     def write(self, model: bytes) -> bytes:
         """The body for a backend, with `model`, a JSON string, in the place of the public name."""
@@ -67,6 +68,8 @@ def read_body(kind: str, body: bytes) -> CallBody:
     model = _text(fields, "model")
     if not model:
         raise BadCall("you must provide a model parameter", param="model")
+    if len(model) > MAX_MODEL_CHARS:
+        raise BadCall(f"model must be at most {MAX_MODEL_CHARS} characters long", param="model")
     _require(kind, fields)
     return CallBody(
         fields=fields,
@@ -153,12 +156,12 @@ def _require(kind: str, fields: dict[str, msgspec.Raw]) -> None:
 
 def _check_list(fields: dict[str, msgspec.Raw], name: str) -> None:
     value = fields.get(name)
+    if _is_filled(value):
+        return
     if value is None:
         raise BadCall(f"{name} is missing", param=name)
-    if _opening(value)[:1] != b"[":
-        raise BadCall(f"{name} must be a list", param=name)
-    if not _is_filled(value):
-        raise BadCall(f"{name} must not be empty", param=name)
+    is_list = _opening(value)[:1] == b"["
+    raise BadCall(f"{name} must not be empty" if is_list else f"{name} must be a list", param=name)
 
 
 def _is_filled(value: msgspec.Raw | None) -> bool:
@@ -176,20 +179,18 @@ def _flag(fields: dict[str, msgspec.Raw], name: str) -> bool:
     value = fields.get(name)
     if value is None:
         return False
-    text = bytes(value)
-    if text in (b"true", b"false", b"null"):
-        return text == b"true"
-    raise BadCall(f"{name} must be true or false", param=name)
+    try:
+        return _FLAG.decode(value) is True
+    except msgspec.DecodeError as exc:
+        raise BadCall(f"{name} must be true or false", param=name) from exc
 
 
 def _text(fields: dict[str, msgspec.Raw], name: str) -> str | None:
     value = fields.get(name)
-    if value is None or bytes(value) == b"null":
+    if value is None:
         return None
     try:
-        text = _STRING.decode(value)
+        text: str | None = _STRING.decode(value)
     except msgspec.DecodeError as exc:
         raise BadCall(f"{name} must be a string", param=name) from exc
-    if name == "model" and len(text) > MAX_MODEL_CHARS:
-        raise BadCall(f"{name} must be at most {MAX_MODEL_CHARS} characters long", param=name)
     return text

@@ -28,9 +28,8 @@ class Recorder:
         """The time and the dice of one decision."""
         return Chance(now_s, self.rng)
 
-    def charge(self, model: LiveModel, replica: LiveReplica, outcome: Outcome, began_s: float) -> None:
+    def charge(self, model: LiveModel, replica: LiveReplica, outcome: Outcome, began_s: float, now_s: float) -> None:
         """Charge the outcome of one attempt, which began at `began_s`, to the replica that made it."""
-        now_s = asyncio.get_running_loop().time()
         health = replica.health[model.name]
         before = health.state
         if outcome.counts_against_backend:
@@ -47,11 +46,11 @@ class Recorder:
             model.count_unwell()
             log.warning("%s on %s is now %s: %s", model.name, replica.url, health.state.value, health.reason)
 
-    def heard(self, model: LiveModel, replica: LiveReplica, began_s: float) -> None:
+    def heard(self, model: LiveModel, replica: LiveReplica, began_s: float, now_s: float) -> None:
         """First content has come. A probing call has answered its question with it; its stream may take minutes more."""
         health = replica.health[model.name]
         if health.state is State.PROBING:
-            health.succeeded(asyncio.get_running_loop().time(), began_s=began_s)
+            health.succeeded(now_s, began_s=began_s)
             model.count_unwell()
 
     def turned_away(self, reason: str) -> None:
