@@ -206,3 +206,13 @@ def hangs_up_after(*pieces: bytes) -> Script:
 async def hangs(_request: Received, connection: Connection) -> None:
     """A backend that never says anything."""
     await connection.until_gone()
+
+
+@dataclass
+class Backend:
+    """A script that a test sets, and sets anew, while its backend runs."""
+
+    script: Script = field(default_factory=lambda: says("x"))
+
+    async def __call__(self, request: Received, connection: Connection) -> None:
+        await self.script(request, connection)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -16,9 +16,9 @@ from tests.running import Router, config_for, running
 from tests.upstream import (
     END,
     STREAM_HEAD,
+    Backend,
     Connection,
     Received,
-    Script,
     Upstream,
     answer,
     chat_answer,
@@ -29,16 +29,6 @@ from tests.upstream import (
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@dataclass
-class Backend:
-    """A backend whose script a test sets."""
-
-    script: Script = field(default_factory=lambda: says("x"))
-
-    async def __call__(self, request: Received, connection: Connection) -> None:
-        await self.script(request, connection)
 
 
 @dataclass(frozen=True, slots=True)

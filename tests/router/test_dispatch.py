@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import httpx
 import pytest
@@ -14,6 +14,7 @@ from tests.running import Router, config_for, running
 from tests.upstream import (
     END,
     STREAM_HEAD,
+    Backend,
     Connection,
     Received,
     Script,
@@ -36,16 +37,6 @@ eject: {at_most_share: 0}
 timeouts: {first_token_s: 0.15, first_token_per_kib_s: 0, answer_s: 0.15}
 """.strip()
 ALONE = "\n  kim: {on: {a: real-a}, split: {a: 1.0}, retry: {backoff_s: [0.001, 0.002]}, timeouts: {answer_s: 0.15, first_token_s: 0.15}}"
-
-
-@dataclass
-class Backend:
-    """A backend whose script a test sets."""
-
-    script: Script = field(default_factory=lambda: says("x"))
-
-    async def __call__(self, request: Received, connection: Connection) -> None:
-        await self.script(request, connection)
 
 
 @dataclass(frozen=True, slots=True)
