@@ -14,6 +14,8 @@ an instant.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 
 import msgspec
 
@@ -32,6 +34,7 @@ MAX_LESSONS = (
 DONE = b"[DONE]"
 _DONE_EVENT = b"data: [DONE]\n\n"
 _EVENT_STREAM = "text/event-stream"
+AFTER_DONE_S = 1.0  # what ends the framing comes with [DONE] or right after it; a client need not wait longer for what says nothing
 
 
 class StreamLimits(msgspec.Struct, frozen=True, gc=False):
@@ -42,34 +45,45 @@ class StreamLimits(msgspec.Struct, frozen=True, gc=False):
     deadline_s: float
 
 
-class StreamRelay:
-    """One stream of chat completions or completions on its way to the client."""
+class _Relay:
+    """What stands between a backend and a client: while the client reads nothing, the backend waits and its clock stands still."""
 
-    __slots__ = (
-        "_between_tokens_s",
-        "_client",
-        "_decoder",
-        "_ends",
-        "_ends_s",
-        "_held",
-        "_held_bytes",
-        "_lessons",
-        "_limits",
-        "_loop",
-        "_renaming",
-        "_reply",
-        "_shape",
-        "first_s",
-        "is_done",
-    )
+    __slots__ = ("_between_tokens_s", "_client", "_ends_s", "_limits", "_loop", "_reply")
 
-    def __init__(self, reply: Exchange, client: Client, renaming: Renaming, limits: StreamLimits):
+    def __init__(self, reply: Exchange, client: Client, limits: StreamLimits):
         self._reply = reply
         self._client = client
-        self._renaming = renaming
         self._limits = limits
         self._between_tokens_s, self._ends_s = limits.between_tokens_s, limits.ends_s  # read for every chunk
         self._loop = asyncio.get_running_loop()
+
+    def pause_reading(self) -> None:
+        """Hold the backend back; only the deadline goes on, also past what is left of the read that filled the client's buffer."""
+        self._between_tokens_s = math.inf
+        self._reply.limit_s = self._ends_s
+        self._reply.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Let it go on, with the time that it has between two tokens."""
+        self._between_tokens_s = self._limits.between_tokens_s
+        self._reply.set_limit(self._next_limit_s(), self._late)
+        self._reply.resume_reading()
+
+    def _next_limit_s(self) -> float:
+        return min(self._loop.time() + self._between_tokens_s, self._ends_s)
+
+    def _late(self) -> BackendError:
+        raise NotImplementedError
+
+
+class StreamRelay(_Relay):
+    """One stream of chat completions or completions on its way to the client."""
+
+    __slots__ = ("_decoder", "_ends", "_held", "_held_bytes", "_lessons", "_renaming", "_shape", "first_s", "is_done")
+
+    def __init__(self, reply: Exchange, client: Client, renaming: Renaming, limits: StreamLimits):
+        super().__init__(reply, client, limits)
+        self._renaming = renaming
         self._decoder = SseDecoder()
         self._ends = Ends()
         self._shape = ChunkShape()
@@ -100,33 +114,26 @@ class StreamRelay:
             client.write(b"".join(self._held))
             self._held.clear()
             self._offer_tap()
-            await reply.pump(self._pass_on)
-            if not self._ends.are_all_seen:
-                raise StreamBroken("the stream ended without a finish_reason")
             if not self.is_done:
-                client.write(_DONE_EVENT)
-        except StreamBroken:
+                await reply.pump(self._pass_on)
+        except (StreamBroken, DeadlinePassed):
             raise
         except BackendError as error:
-            if self.is_done:
-                return  # everything was said; only the framing's end is missing
-            if isinstance(error, DeadlinePassed):
-                raise
             raise StreamBroken(str(error), status=error.status) from error
         finally:
             client.read_from(None)
+        if not self._ends.are_all_seen:
+            raise StreamBroken("the stream ended without a finish_reason")
+        if self.is_done:
+            await self._framings_end()
+        else:
+            client.write(_DONE_EVENT)
 
-    # -- router.client.Pausable: while the client reads nothing, the backend's clock stands still -----
-
-    def pause_reading(self) -> None:
-        """Hold the backend back; only the deadline goes on."""
-        self._reply.limit_s = self._limits.ends_s
-        self._reply.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Let it go on, with the time that it has between two chunks."""
-        self._reply.set_limit(self._next_limit_s(), self._late)
-        self._reply.resume_reading()
+    async def _framings_end(self) -> None:
+        """Everything was said: whether the message ends well only decides over the connection's further use."""
+        self._reply.set_limit(min(self._loop.time() + AFTER_DONE_S, self._ends_s), self._late)
+        with contextlib.suppress(BackendError):
+            await self._reply.pump(_drop)
 
     # -- sinks: called from the socket, they never wait; the limit is set before the write, which may move it ------------
 
@@ -144,7 +151,7 @@ class StreamRelay:
                 self._learn(data, self._held[-1])
         return has_content
 
-    def _pass_on(self, data: bytes) -> None:
+    def _pass_on(self, data: bytes) -> bool:
         out: list[bytes] = []
         has_content = False
         is_whole = self._decoder.is_between_events
@@ -159,6 +166,7 @@ class StreamRelay:
         if has_content and is_whole:
             self._learn(data, out[-1])
         self._offer_tap()
+        return self.is_done
 
     def _learn(self, read: bytes, sent: bytes) -> None:
         """Take the shape of a text chunk that was read in full; `read` may hold more than that one event, and then teaches nothing."""
@@ -203,9 +211,6 @@ class StreamRelay:
 
     # -- inside --------------------------------------------------------------------------------------
 
-    def _next_limit_s(self) -> float:
-        return min(self._loop.time() + self._limits.between_tokens_s, self._limits.ends_s)
-
     def _late(self) -> BackendError:
         now_s = self._loop.time()
         if now_s >= self._limits.deadline_s:
@@ -241,20 +246,14 @@ async def read_answer(reply: Exchange, kind: str, renaming: Renaming) -> bytes:
     return renaming.apply(body, check_whole(kind, body))
 
 
-class PassRelay:
+class PassRelay(_Relay):
     """Bytes as they come, for answers that are not interpreted."""
 
-    __slots__ = ("_client", "_limits", "_loop", "_reply")
-
-    def __init__(self, reply: Exchange, client: Client, limits: StreamLimits):
-        self._reply = reply
-        self._client = client
-        self._limits = limits
-        self._loop = asyncio.get_running_loop()
+    __slots__ = ()
 
     async def to_the_end(self) -> None:
         """Send everything on. Raises StreamBroken where the answer stops short."""
-        self._reply.set_limit(self._next_limit_s(), _stopped)
+        self._reply.set_limit(self._next_limit_s(), self._late)
         self._client.read_from(self)
         try:
             await self._reply.pump(self._pass_on)
@@ -263,23 +262,13 @@ class PassRelay:
         finally:
             self._client.read_from(None)
 
-    def pause_reading(self) -> None:
-        """Hold the backend back; only the deadline goes on."""
-        self._reply.limit_s = self._limits.ends_s
-        self._reply.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Let it go on, with the time that it has between two pieces."""
-        self._reply.set_limit(self._next_limit_s(), _stopped)
-        self._reply.resume_reading()
-
     def _pass_on(self, data: bytes) -> None:
         self._reply.limit_s = self._next_limit_s()
         self._client.write(data)
 
-    def _next_limit_s(self) -> float:
-        return min(self._loop.time() + self._limits.between_tokens_s, self._limits.ends_s)
+    def _late(self) -> BackendError:
+        return AnswerTimeout("the answer stopped in the middle")
 
 
-def _stopped() -> BackendError:
-    return AnswerTimeout("the answer stopped in the middle")
+def _drop(_data: bytes) -> None:
+    """What follows [DONE] is nobody's."""

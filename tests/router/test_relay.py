@@ -132,3 +132,10 @@ async def test_the_chunks_of_a_plain_stream_are_taken_by_their_shape() -> None:
     reads = [STREAM_HEAD, *words, chunked(event({}, "stop")), chunked(DONE), END]
     assert (await relayed(reads, is_chunked=True, turns=True)).by_shape >= 98
     assert (await relayed(reads, is_chunked=False, turns=True)).by_shape == 0
+
+
+async def test_a_stream_that_has_said_done_is_whole_although_its_framing_never_ends() -> None:
+    words = [event({"content": "a"}), event({}, "stop"), DONE]
+    for reads in ([STREAM_HEAD, *map(chunked, words)], [STREAM_HEAD + b"".join(map(chunked, words))]):
+        async with asyncio.timeout(5):  # far below the 9 s between two tokens
+            assert (await relayed(reads, is_chunked=True, turns=True)).got.endswith(DONE)
