@@ -21,7 +21,6 @@ class Client:
     """Listens to the connection for as long as the call lasts. A client of HTTP/1.0 knows no chunked coding and gets bare bytes."""
 
     __slots__ = (
-        "_due",
         "_head",
         "_is_events",
         "_is_sized",
@@ -42,10 +41,7 @@ class Client:
         self._head = b""
         self._is_sized = False
         self._task = asyncio.current_task()
-        self._due: asyncio.TimerHandle | None = None
         self.edge.listener = self
-        if self.edge.is_slow:
-            self._watch()
 
     def take_body(self) -> bytes | None:
         """The request's body, if all of it has arrived; it can be taken once."""
@@ -137,7 +133,6 @@ class Client:
         if self.edge.listener is self:
             self.edge.listener = None
         self._task = None
-        self._unwatch()
 
     # -- Listener ----------------------------------------------------------------------------------
 
@@ -148,28 +143,9 @@ class Client:
             self._task.cancel()
 
     def client_is_slow(self) -> None:
-        self._watch()
         if self._reader is not None:
             self._reader.pause_reading()
 
     def client_caught_up(self) -> None:
-        self._unwatch()
         if self._reader is not None:
             self._reader.resume_reading()
-
-    # -- inside ------------------------------------------------------------------------------------
-
-    def _watch(self) -> None:
-        self._unwatch()
-        self._due = asyncio.get_running_loop().call_later(self.edge.slow_client_s, self._drop)
-
-    def _unwatch(self) -> None:
-        if self._due is not None:
-            self._due.cancel()
-            self._due = None
-
-    def _drop(self) -> None:
-        """The client has stopped reading: it is as good as gone, and must not keep a backend and a place here."""
-        self.edge.is_gone = True
-        self.edge.transport.abort()
-        self.client_left()

@@ -31,6 +31,7 @@ BODY_TIMEOUT_S = (
     30.0  # for a whole body, absolute as HAProxy's (slowloris); also for the rest of one whose call is answered
 )
 SLOW_CLIENT_S = 60.0  # nginx's `send_timeout`: nothing at all was read for so long
+LOOKS = 6  # how often in this time a slow client is looked after
 LINGER_S = 5.0  # how long a connection that is being closed is still read; nginx's `lingering_timeout`
 MAX_HEADERS = 100  # Apache's default
 MAX_HEAD_BYTES = 65_536  # the sum of nginx's default buffers is 32 KiB; one read of the socket (256 KiB) is not cut up
@@ -60,6 +61,9 @@ class EdgeProtocol(HttpToolsProtocol):
     _read = b""
     _head_bytes = 0
     _due: asyncio.TimerHandle | None = None
+    _slow_due: asyncio.TimerHandle | None = None
+    _unread_bytes = 0
+    _read_at_s = 0.0
 
     @property
     def is_slow(self) -> bool:
@@ -105,18 +109,23 @@ class EdgeProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_gone = True
         self._disarm()
+        self._caught_up()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
         if self.listener is not None:
             self.listener.client_left()
 
     def pause_writing(self) -> None:
+        """A client that has stopped reading is as good as gone, and must keep neither a backend nor memory here, its call over or not."""
         super().pause_writing()
+        self._unread_bytes, self._read_at_s = 0, self.loop.time()
+        self._look_after_reader()
         if self.listener is not None:
             self.listener.client_is_slow()
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._caught_up()
         if self.listener is not None:
             self.listener.client_caught_up()
 
@@ -158,6 +167,12 @@ class EdgeProtocol(HttpToolsProtocol):
         if not is_read and not self._is_lingering and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             self._arm(self.body_timeout_s, self.linger)
+        elif self.transport.is_closing():  # which takes as long as there is something to read
+            self._arm(self.slow_client_s, self.transport.abort)
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._arm(self.linger_s, self.transport.abort)
 
     def send_400_response(self, msg: str) -> None:
         if len(self.headers or ()) > MAX_HEADERS:  # none before the first message has begun
@@ -205,6 +220,22 @@ class EdgeProtocol(HttpToolsProtocol):
     def _arm(self, delay_s: float, callback: Callable[[], Any]) -> None:
         self._disarm()
         self._due = self.loop.call_later(delay_s, callback)
+
+    def _look_after_reader(self) -> None:
+        """What is still to be read may grow meanwhile, by the rest of what the backend had sent; only where it shrinks, somebody reads."""
+        now_s, unread_bytes = self.loop.time(), self.transport.get_write_buffer_size()
+        if unread_bytes < self._unread_bytes:
+            self._read_at_s = now_s
+        self._unread_bytes = unread_bytes
+        if now_s - self._read_at_s >= self.slow_client_s:
+            self.transport.abort()
+        else:
+            self._slow_due = self.loop.call_later(self.slow_client_s / LOOKS, self._look_after_reader)
+
+    def _caught_up(self) -> None:
+        if self._slow_due is not None:
+            self._slow_due.cancel()
+            self._slow_due = None
 
     def _disarm(self) -> None:
         if self._due is not None:

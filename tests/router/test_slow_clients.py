@@ -12,13 +12,27 @@ import pytest
 from router.edge import EdgeProtocol
 from tests.rawclient import RawClient, chat_body, request
 from tests.running import Router, config_for, running
-from tests.upstream import END, STREAM_HEAD, Connection, Received, Upstream, chunked, event, stream
+from tests.upstream import (
+    END,
+    STREAM_HEAD,
+    Connection,
+    Received,
+    Upstream,
+    answer,
+    chat_answer,
+    chunked,
+    event,
+    sends,
+    stream,
+)
 
 PIECE = 50_000
 PIECES = 600  # 30 MB: far above what sockets and the router may hold together
 MOST_HELD_BYTES = (
     12_000_000  # three socket buffers of Linux's largest size (4 MiB each); the router's own part is below 2 MiB
 )
+LONG_CHARS = 20_000_000
+LONG = answer(chat_answer("x" * LONG_CHARS))
 AUDIO = b"HTTP/1.1 200 OK\r\ncontent-type: audio/mpeg\r\ntransfer-encoding: chunked\r\n\r\n"
 NEEDS_NO_CONTENT_SOON = "split: {a: 1.0}\ntimeouts: {between_tokens_s: 0.2}"
 
@@ -135,6 +149,76 @@ async def test_a_client_that_reads_nothing_any_more_is_dropped_and_its_backend_i
         metrics = (await router.client.get("/metrics")).text
     assert 'crossfade_calls_total{backend="a",model="jane",result="client_gone"} 1.0' in metrics
     assert 'outcome="client_gone"' in metrics and 'outcome="stream_broken"' not in metrics
+
+
+async def test_a_client_that_never_reads_a_long_answer_is_dropped_although_its_call_is_over() -> None:
+    class Impatient(EdgeProtocol):
+        slow_client_s = 0.3
+
+    async with (
+        Upstream(sends(LONG)) as a,
+        running(config_for({"a": a.url}), edge=Impatient) as router,
+        slow_client(router.port) as client,
+    ):
+        await client.send(request(chat_body()))
+        await client.head()
+        await until(lambda: not router.server.server_state.connections)
+
+
+async def test_a_client_that_reads_a_long_answer_slowly_gets_all_of_it() -> None:
+    class Impatient(EdgeProtocol):
+        slow_client_s = 0.8
+
+    async with (
+        Upstream(sends(LONG)) as a,
+        running(config_for({"a": a.url}), edge=Impatient) as router,
+        slow_client(router.port) as client,
+    ):
+        loop = asyncio.get_running_loop()
+        began_s, size = loop.time(), 0
+        await client.send(request(chat_body()))
+        await client.head()
+        while piece := await client.reader.read(32_768):
+            size += len(piece)
+            if size >= LONG_CHARS:
+                break
+            await asyncio.sleep(0.002)  # the reader's pace
+        assert size >= LONG_CHARS
+        assert loop.time() - began_s > Impatient.slow_client_s
+
+
+@pytest.mark.parametrize("last", [(), ("connection: close",)], ids=["when it was idle", "as the client asked"])
+async def test_a_connection_is_closed_although_its_client_reads_no_more(last: tuple[str, ...]) -> None:
+    class Impatient(EdgeProtocol):
+        slow_client_s = linger_s = 0.3
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            self.timeout_keep_alive = 1 if not last else 60
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+            super().connection_made(transport)
+
+    little = answer(chat_answer("x" * 20_000))  # so little that the client does not count as slow
+    async with (
+        Upstream(sends(little)) as a,
+        running(config_for({"a": a.url}), edge=Impatient) as router,
+        slow_client(router.port) as client,
+    ):
+        edges = router.server.server_state.connections
+        await until(lambda: len(edges) == 1)
+        (edge,) = edges
+        assert isinstance(edge, EdgeProtocol)
+        while not edge.transport.get_write_buffer_size():
+            await client.send(request(chat_body()))
+            await until(lambda: edge.cycle is not None and edge.cycle.response_complete)
+        if last:
+            await client.send(request(chat_body(), *last))
+        await until(lambda: not edges)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not is_so():
+            await asyncio.sleep(0.02)
 
 
 async def freed(router: Router, url: str) -> None:
