@@ -13,6 +13,7 @@ import msgspec
 import typer
 
 from backends.dialects import DIALECTS
+from backends.faults import MALFORMED
 from policies.choose import BackendView, Choice, Snapshot, choose, describe
 from policies.facts import CallFacts
 from router.building import FIRST_REVISION, build_admission, build_route
@@ -45,17 +46,19 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of sentences.")] = False,
 ) -> None:
     """Say which backend a request would go to, and why. All backends are taken to be in rotation."""
+    choice, error = Choice(()), ""
     try:
-        loaded = load(config, os.environ)
-        asked = _read(request)
-        choice = _choose(loaded.config, asked)
+        choice = _choose(load(config, os.environ).config, _read(request))
     except ConfigInvalid as exc:
-        typer.echo("\n".join(map(str, exc.problems)), err=True)
-        raise typer.Exit(1) from exc
+        error = "\n".join(map(str, exc.problems))
     except (BadCall, CallFailed) as exc:
-        typer.echo(f"The request would be answered with an error: {exc}", err=True)
-        raise typer.Exit(1) from exc
-    typer.echo(json.dumps(_document(choice), indent=2) if as_json else "\n".join(describe(choice)))
+        error = f"The request would be answered with an error: {exc}"
+    if as_json:
+        typer.echo(json.dumps(_document(choice, error), indent=2))
+    else:
+        typer.echo(error or "\n".join(describe(choice)), err=bool(error))
+    if error:
+        raise typer.Exit(1)
 
 
 def _read(source: str) -> Request:
@@ -65,7 +68,7 @@ def _read(source: str) -> Request:
         raise typer.BadParameter(f"{source} cannot be read: {exc.strerror}") from exc
     try:
         return msgspec.json.decode(text, type=Request)
-    except msgspec.DecodeError:
+    except MALFORMED:
         return Request(body=msgspec.Raw(text))
 
 
@@ -97,8 +100,9 @@ def _choose(config: Config, asked: Request) -> Choice:
     return choose(facts, build_route(body.model, model), snapshot, random.Random())
 
 
-def _document(choice: Choice) -> dict[str, Any]:
+def _document(choice: Choice, error: str) -> dict[str, Any]:
     return {
+        "error": error or None,
         "candidates": [{"backend": c.backend, "reason": c.reason.value, "detail": c.detail} for c in choice.candidates],
         "passed_over": [{"backend": p.backend, "reason": p.reason.value} for p in choice.passed_over],
         "sticks_by": {"key": choice.cohort[0], "value": choice.cohort[1]} if choice.cohort else None,

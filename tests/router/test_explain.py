@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,25 @@ def test_a_call_that_would_be_refused_is_a_no_and_a_missing_file_is_wrong_usage(
     assert refused.exit_code == 1 and "'other' is not configured" in refused.stderr
     missing = CliRunner().invoke(app, ["explain", "-c", config, "-r", str(tmp_path / "nothing.json")])
     assert missing.exit_code == 2 and "Traceback" not in missing.output + missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ('{"model":"other","messages":[1]}', "'other' is not configured"),
+        ('{"body":' + "[" * 200_000, "nests deeper than 64 levels"),
+        ("", "the body is empty"),
+    ],
+    ids=["an unknown model", "brackets without end", "nothing"],
+)
+def test_a_no_is_one_json_document_too(config: str, call: str, said: str) -> None:
+    result = CliRunner().invoke(app, ["explain", "-c", config, "-r", "-", "--json"], input=call)
+    assert result.exit_code == 1 and result.exception.__class__ is SystemExit
+    document = json.loads(result.stdout)
+    assert said in document["error"] and document["candidates"] == []
+
+
+def test_a_bad_configuration_is_one_json_document_too(tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "nothing.yaml")
+    result = CliRunner().invoke(app, ["explain", "-c", nowhere, "-r", "-", "--json"], input=CALL)
+    assert result.exit_code == 1 and "cannot be read" in json.loads(result.stdout)["error"]
