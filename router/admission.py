@@ -36,8 +36,8 @@ class Keys:
 
 
 def digest(key: str | bytes) -> bytes:
-    """The form in which a key is kept and compared."""
-    return hashlib.sha256(key.encode() if isinstance(key, str) else key).digest()
+    """The form in which a key is kept and compared; one of the environment is the bytes that stand there, UTF-8 or not."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key).digest()
 
 
 class Admission:

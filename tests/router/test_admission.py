@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
 
@@ -17,7 +18,7 @@ from tests.upstream import Upstream, says
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ENV = {"KEYS": "one, two ,,", "TESTERS": "three"}
+ENV = {"KEYS": "one, two ,,", "TESTERS": os.fsdecode(b"three,caf\xe9")}
 KEYED = "keys_env: KEYS\nclients: [{key_env: TESTERS, may_pin: true}]"
 
 
@@ -33,9 +34,13 @@ async def router(backend: Upstream) -> AsyncIterator[Router]:
         yield router
 
 
-@pytest.mark.parametrize("sent", ["Bearer one", "Bearer two", "bearer three", "BEARER  one"], ids=repr)
-async def test_a_known_key_comes_in(router: Router, sent: str) -> None:
-    assert (await router.chat(headers={"authorization": sent})).status_code == 200
+@pytest.mark.parametrize(
+    "sent", ["Bearer one", "Bearer two", "bearer three", "BEARER  one", b"Bearer caf\xe9"], ids=repr
+)
+async def test_a_known_key_comes_in(router: Router, sent: str | bytes) -> None:
+    lines = {b"authorization": sent.encode() if isinstance(sent, str) else sent, b"content-type": b"application/json"}
+    response = await router.client.post("/v1/chat/completions", content=chat_body(), headers=lines)
+    assert response.status_code == 200
 
 
 WRONG = ["", "Bearer", "Bearer ", "Bearer x", "one", "Basic one", "Bearer One", "Bearer one,two", "Bearer one two",
