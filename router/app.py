@@ -37,7 +37,7 @@ class Application(FastAPI):
         endpoint = self._raw_endpoints.get(scope["raw_path"])
         if endpoint is not None:
             await endpoint(scope, receive, send)
-        elif scope["raw_path"] in FASTAPI_PATHS:
+        elif scope["raw_path"] in FASTAPI_PATHS and scope["method"] in ("GET", "HEAD"):
             await super().__call__(scope, receive, send)
         else:
             await self._elsewhere(scope, receive, send)
@@ -53,7 +53,7 @@ def build_app(config: Config, env: Mapping[str, str]) -> Application:
     metrics = Metrics()
     recorder = Recorder(metrics, rng)
     raw = endpoints(fleet, build_admission(config.server, env), recorder, config.server.pass_paths)
-    app = Application(raw, NothingHere(fleet), title="Crossfade", lifespan=_lifespan(fleet))
+    app = Application(raw, NothingHere(fleet, FASTAPI_PATHS), title="Crossfade", lifespan=_lifespan(fleet))
     _add_routes(app, fleet, metrics)
     return app
 
@@ -76,15 +76,15 @@ def _lifespan(fleet: Fleet) -> Any:
 
 
 def _add_routes(app: FastAPI, fleet: Fleet, metrics: Metrics) -> None:
-    @app.get("/health/live")
+    @app.api_route("/health/live", methods=["GET", "HEAD"])
     async def live() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/health/ready")
+    @app.api_route("/health/ready", methods=["GET", "HEAD"])
     async def ready() -> JSONResponse:
         report = readiness(fleet)
         return JSONResponse(report.as_json(), status_code=200 if report.is_ready else 503)
 
-    @app.get("/metrics")
+    @app.api_route("/metrics", methods=["GET", "HEAD"])
     async def scrape() -> Response:
         return Response(exposition(metrics, fleet), media_type="text/plain; version=0.0.4; charset=utf-8")

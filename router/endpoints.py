@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -235,16 +235,18 @@ class ModelsEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class NothingHere:
-    """404 in OpenAI's shape, for every path that is not on the list."""
+    """404 in OpenAI's shape, for every path that is not on the list; 405 for the paths that are only read, `read_only`."""
 
     fleet: Fleet
+    read_only: Container[bytes]
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """One request, as ASGI hands it over."""
         request_id = _request_id(dict(scope["headers"]), self.fleet.rng)
         answering = _Answering(Client(turn_of(scope)), request_id, self.fleet.revision)
         try:
-            await answering.fail(Fault(404, "There is nothing at this path.", "invalid_request_error", "not_found"))
+            nothing = Fault(404, "There is nothing at this path.", "invalid_request_error", "not_found")
+            await answering.fail(_wrong_method("GET") if scope["raw_path"] in self.read_only else nothing)
         finally:
             answering.client.leave()
 

@@ -50,11 +50,19 @@ def test_the_report_says_who_is_out_and_why() -> None:
     }
 
 
-async def test_live_is_live_and_other_methods_are_not_served() -> None:
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/metrics"])
+async def test_a_head_is_answered_and_any_other_method_is_an_error_in_openais_shape(path: str) -> None:
+    async with running(config_for({"a": "http://127.0.0.1:1"})) as router:
+        head = await router.client.head(path)
+        posted = await router.client.post(path)
+    assert head.status_code == 200 and not head.content
+    assert posted.status_code == 405 and posted.headers["allow"] == "GET" and "x-request-id" in posted.headers
+    assert posted.json()["error"]["code"] == "method_not_allowed"
+
+
+async def test_live_is_live() -> None:
     async with running(config_for({"a": "http://127.0.0.1:1"})) as router:
         live = await router.client.get("/health/live")
         ready = await router.client.get("/health/ready")
-        posted = await router.client.post("/health/live")
     assert live.status_code == 200 and live.json() == {"status": "ok"}
     assert ready.status_code == 200 and ready.json()["status"] == "ready", "the last one is never taken out"
-    assert posted.status_code == 405
