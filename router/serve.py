@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import math
+import os
 import signal
 import socket
 import sys
@@ -78,6 +79,11 @@ def listeners(host: str, port: int) -> list[socket.socket]:
     return bound
 
 
+def _not_reloaded(*_: object) -> None:
+    """What reloads most servers must not end this one together with its calls."""
+    log.warning("SIGHUP: a configuration is read only at the start; restart to use a changed file")
+
+
 def run(config: Config, env: Mapping[str, str], bound: list[socket.socket]) -> None:
     """Serve on the `bound` sockets until SIGTERM or SIGINT; running calls get `drain_s` to finish. Returns: that is no failure."""
     server = server_for(config, env)
@@ -87,6 +93,7 @@ def run(config: Config, env: Mapping[str, str], bound: list[socket.socket]) -> N
 
     for sig in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sig, stop)  # before uvicorn listens to them, and after: it raises anew what it has heard
+    signal.signal(signal.SIGHUP, stop if os.isatty(0) else _not_reloaded)  # from a terminal it says that this was closed
     gc.collect()
     gc.freeze()  # what stands now stands to the end; no collection needs to walk through it again
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

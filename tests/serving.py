@@ -89,7 +89,7 @@ class RunningRouter:
 
     @property
     def file(self) -> Path:
-        """The configuration file; write it anew and send SIGHUP to reload."""
+        """The configuration file; `stop`, write it anew and `start` to use another."""
         return self.folder / "crossfade.yaml"
 
     @property
