@@ -93,7 +93,8 @@ def run(config: Config, env: Mapping[str, str], bound: list[socket.socket]) -> N
 
     for sig in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sig, stop)  # before uvicorn listens to them, and after: it raises anew what it has heard
-    signal.signal(signal.SIGHUP, stop if os.isatty(0) else _not_reloaded)  # from a terminal it says that this was closed
+    # From a terminal it says that this was closed.
+    signal.signal(signal.SIGHUP, stop if os.isatty(0) else _not_reloaded)
     gc.collect()
     gc.freeze()  # what stands now stands to the end; no collection needs to walk through it again
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
