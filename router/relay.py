@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from abc import ABC, abstractmethod
 
 import msgspec
 
@@ -45,7 +46,7 @@ class StreamLimits(msgspec.Struct, frozen=True, gc=False):
     deadline_s: float
 
 
-class _Relay:
+class _Relay(ABC):
     """What stands between a backend and a client: while the client reads nothing, the backend waits and its clock stands still."""
 
     __slots__ = ("_between_tokens_s", "_client", "_ends_s", "_limits", "_loop", "_reply")
@@ -72,8 +73,9 @@ class _Relay:
     def _next_limit_s(self) -> float:
         return min(self._loop.time() + self._between_tokens_s, self._ends_s)
 
+    @abstractmethod
     def _late(self) -> BackendError:
-        raise NotImplementedError
+        """What went wrong when the limit has passed."""
 
 
 class StreamRelay(_Relay):
