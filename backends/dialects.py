@@ -9,8 +9,6 @@ import msgspec
 
 from backends.faults import MALFORMED, error_text
 
-EVERY_KIND = frozenset({"chat", "completions", "embeddings", "responses", "messages", "pass"})
-
 
 class _ModelEntry(msgspec.Struct):
     id: str = ""

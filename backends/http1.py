@@ -54,7 +54,6 @@ class Connection(asyncio.Protocol):
         "_receiver",
         "_started",
         "_tappable",
-        "exchanges",
         "idle_since_s",
         "is_idle",
         "tap",
@@ -65,7 +64,6 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.is_idle = True
         self.idle_since_s = 0.0
-        self.exchanges = 0
         self.tap: Tap | None = None
         self._tappable = False
         self._chunk_is_whole = False
@@ -85,7 +83,6 @@ class Connection(asyncio.Protocol):
         if self.transport is None or self.transport.is_closing() or not self.is_idle:
             raise ConnectionResetError("the connection is gone")
         self.is_idle = False
-        self.exchanges += 1
         self._started = False
         self._overhead_bytes = 0
         self._interim = 0
