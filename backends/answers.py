@@ -175,8 +175,12 @@ class Renaming:
 _LETTERS = rb'(?:[^"\\\x00-\x1f\x7f]++|\\["\\/bfnrt])++'
 _TEXT = re.compile(rb'"(?:content|reasoning|reasoning_content|text)":"(' + _LETTERS + rb')"')
 _ONE_EVENT = re.compile(rb"data:[^\r\n]*(?:\n\n|\r\n\r\n)")
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _WHOLE_TEXT = re.compile(_LETTERS)
+_PLAIN = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))
+_MOST_DIGITS = 3
+_LINES = tuple(b"%x" % size for size in range(16**_MOST_DIGITS))
+# A chunk's size as engines write it, in either case; a text chunk is some 230 bytes long, and whatever is 4 KiB is read in full.
+_SIZES = {line: size for size, line in enumerate(_LINES)} | {line.upper(): size for size, line in enumerate(_LINES)}
 
 
 class ChunkShape:
@@ -217,7 +221,7 @@ class ChunkShape:
         again; and how many bytes of `read` they are.
         """
         first, position = self._apply_one(read, 0)
-        if position in (0, len(read)):
+        if position == len(read) or not position:
             return first, position
         out = [first]
         while position < len(read):
@@ -228,23 +232,25 @@ class ChunkShape:
         return b"".join(out), position
 
     def _apply_one(self, read: bytes, position: int) -> tuple[bytes, int]:
-        size = _SIZE_LINE.match(read, position)
+        line_end = read.find(b"\r\n", position, position + _MOST_DIGITS + 2)
+        size = _SIZES.get(read[position:line_end]) if line_end > 0 else None
         if size is None:
             return b"", position
-        head = size.end()
-        chunk_end = head + 2 + int(size[1], 16)
+        head = line_end + 2
+        chunk_end = head + 2 + size
         start = head + self._head_bytes
         end = chunk_end - self._tail_bytes
-        if (
-            read.startswith(self._head, head)
-            and read.startswith(self._tail, end)  # not where the read stops before the chunk does
-            and _WHOLE_TEXT.fullmatch(read, start, end)
-        ):
+        # The tail is not there where the read stops before the chunk does, nor, with nothing of the text between, where it is too short.
+        if start < end and read.startswith(self._head, head) and read.startswith(self._tail, end):
             text = read[start:end]
-            if text.isascii() or _is_utf8(text):
-                framed = b"%x%b%b%b" % (end - start + self._overhead, self._new_head, text, self._new_tail)
-                return framed, chunk_end
+            if not text.translate(None, _PLAIN) or (_WHOLE_TEXT.fullmatch(text) and (text.isascii() or _is_utf8(text))):
+                framed = (_hex(end - start + self._overhead), self._new_head, text, self._new_tail)
+                return b"".join(framed), chunk_end
         return b"", position
+
+
+def _hex(size: int) -> bytes:
+    return _LINES[size] if size < len(_LINES) else b"%x" % size
 
 
 def _is_utf8(text: bytes) -> bool:
