@@ -1,79 +1,85 @@
-"""A limit on how many may be inside at once, with a bounded queue in front and a limit on waiting.
+"""The queue of `policies.line` with calls standing in it: a limit on how many are inside at once, for the router and for each backend.
 
-Whoever cannot be let in within the wait is refused, as soon as that is clear: a call that waits longer than its client has been
-taken from those who came later and helps nobody. Source: HAProxy's `maxconn`, `maxqueue` and `timeout queue`.
+Whoever cannot be let in in time is refused, as soon as that is clear: a call that waits longer than its client has been taken from those
+who came later and helps nobody.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter
+
+from policies.admission import Priority, Refusal, RefusalReason
+from policies.line import Line
+
+Place = asyncio.Future[Refusal | None]  # None: let in
 
 
 class GateFull(Exception):
     """No room inside, and none in the queue or not in time. `wait_s` estimates when there may be."""
 
-    def __init__(self, wait_s: float):
-        super().__init__(f"no room for {wait_s:g} s")
-        self.wait_s = wait_s
+    def __init__(self, refusal: Refusal):
+        super().__init__(f"{refusal.reason.value}; room is expected in {refusal.wait_s:.3g} s")
+        self.reason = refusal.reason
+        self.wait_s = refusal.wait_s
 
 
-class Gate:
-    """At most `limit` inside and `queue_size` waiting, in the order of arrival."""
+class Gate(Line[Place]):
+    """Calls go in, or wait by class and in order of arrival. `refused` counts those that were not let in."""
 
     def __init__(self, limit: int, queue_size: int, queue_wait_s: float):
-        self.limit = limit
-        self.inside = 0
-        self._queue_size = queue_size
-        self._queue_wait_s = queue_wait_s
-        self._queue: deque[asyncio.Future[None]] = deque()
+        super().__init__(limit, queue_size, queue_wait_s)
+        self.refused: Counter[tuple[Priority, RefusalReason]] = Counter()
 
-    @property
-    def waiting(self) -> int:
-        """How many stand in the queue."""
-        return len(self._queue)
-
-    def try_enter(self) -> bool:
-        """Go in if there is room and nobody is before you."""
-        if self.inside < self.limit and not self._queue:
-            self.inside += 1
-            return True
-        return False
-
-    async def enter(self, until_s: float) -> None:
+    async def enter(self, until_s: float, priority: Priority = Priority.INTERACTIVE) -> None:
         """Go in, or wait at most until `until_s` (an instant of the loop's clock). Raises GateFull."""
-        if self.try_enter():
-            return
         loop = asyncio.get_running_loop()
-        wait_s = min(self._queue_wait_s, until_s - loop.time())
-        if len(self._queue) >= self._queue_size or wait_s <= 0:
-            raise GateFull(self._queue_wait_s)
-        place = loop.create_future()
-        self._queue.append(place)
+        now_s = loop.time()
+        if self.enters(priority, now_s):
+            return
+        refusal = self.turns_away(priority, now_s, until_s - now_s)
+        if refusal is None:
+            place: Place = loop.create_future()
+            displaced = self.stand(place, priority, now_s)
+            if displaced is not None and not displaced[0].done():
+                displaced[0].set_result(displaced[1])
+            refusal = await self._wait(place, priority, min(until_s, now_s + self._queue_wait_s))
+        if refusal is not None:
+            self.refused[priority, refusal.reason] += 1
+            raise GateFull(refusal)
+
+    def leave(self) -> None:
+        """Give the place to the next in the queue, or back."""
+        self.inside -= 1
+        if self.is_timed:
+            self._let_in()
+
+    def resize(self, limit: int) -> None:
+        """Change the limit. Nobody is sent out; who waits is let in where there is room now."""
+        self.limit = limit
+        if self.waiting:
+            self._let_in()
+
+    def _let_in(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        while (place := self.next_in(now_s)) is not None:
+            if place.done():  # its call has been cancelled and did not come to step out yet
+                self.inside -= 1
+            else:
+                place.set_result(None)
+
+    async def _wait(self, place: Place, priority: Priority, until_s: float) -> Refusal | None:
         try:
-            async with asyncio.timeout(wait_s):
-                await place
-        except TimeoutError as exc:
+            async with asyncio.timeout_at(until_s):
+                return await place
+        except TimeoutError:
             self._give_up(place)
-            raise GateFull(wait_s) from exc
+            return self.expired(priority, asyncio.get_running_loop().time())
         except asyncio.CancelledError:
             self._give_up(place)
             raise
 
-    def leave(self) -> None:
-        """Give the place to the next in the queue, or back."""
-        while self._queue:
-            place = self._queue.popleft()
-            if not place.done():
-                place.set_result(None)
-                return
-        self.inside -= 1
-
-    def _give_up(self, place: asyncio.Future[None]) -> None:
+    def _give_up(self, place: Place) -> None:
         """A place that was handed over in the very moment of giving up is passed on."""
-        if place.done() and not place.cancelled():
+        if not self.step_out(place) and place.done() and not place.cancelled() and place.result() is None:
             self.leave()
-            return
-        place.cancel()
-        if place in self._queue:
-            self._queue.remove(place)
