@@ -117,6 +117,8 @@ class EdgeProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_lingering:
             return
+        if self.timeout_keep_alive_task is not None and not data.strip(b"\r\n"):
+            return  # empty lines begin no request (RFC 9112, 2.2), and must not put off the end of an idle connection
         goes_on = self._is_in_head
         self._read = data
         super().data_received(data)
