@@ -1,15 +1,17 @@
-"""Who may come in, how much they may bring, and how many at once: keys, size, the limit of concurrent calls."""
+"""Who may come in, how much they may bring, and how many at once: keys, size, class, the limit of concurrent calls."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Container
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Container, Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
+from policies.admission import BY_LABEL, Priority, lowered
 from router.client import Client
+from router.clients import ANYONE, Caller
 from router.faults import CallFailed, Fault, unsupported
 from router.gate import Gate
 
@@ -29,10 +31,14 @@ NOBODY = frozenset[bytes]()
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Clients' keys, known only as SHA-256 digests, so that comparing them takes the same time whatever they share."""
+    """Clients' keys, known only as SHA-256 digests, so that comparing them takes the same time whatever they share.
+
+    `callers`: those that are not like everybody.
+    """
 
     known: frozenset[bytes] = NOBODY
     may_pin: frozenset[bytes] = NOBODY
+    callers: Mapping[bytes, Caller] = field(default_factory=dict)
 
 
 def digest(key: str | bytes) -> bytes:
@@ -49,12 +55,16 @@ class Admission:
         self._networks = networks
         self._max_body_bytes = max_body_bytes
 
-    def check_key(self, headers: dict[bytes, bytes], client: tuple[str, int] | None) -> None:
-        """Raises CallFailed (401) where a key is needed and not given."""
-        if not self._keys.known or _digest_of(headers) in self._keys.known:
-            return
+    def check_key(self, headers: dict[bytes, bytes], client: tuple[str, int] | None) -> Caller:
+        """Who calls. Raises CallFailed (401) where a key is needed and not given."""
+        keys = self._keys
+        if not keys.known:
+            return ANYONE
+        digest = _digest_of(headers)
+        if digest in keys.known:
+            return keys.callers.get(digest, ANYONE)
         if client is not None and self._networks and self._is_allowed(client[0]):
-            return
+            return ANYONE
         raise CallFailed(NO_KEY)
 
     def _is_allowed(self, address: str) -> bool:
@@ -121,6 +131,17 @@ class Admission:
                 )
             )
         return name
+
+    def priority(self, headers: dict[bytes, bytes], caller: Caller) -> Priority:
+        """The call's class: the caller's, or a worse one if it asks for that. Raises CallFailed where there is no such class."""
+        raw = headers.get(b"x-crossfade-priority")
+        if raw is None:
+            return caller.priority
+        priority = lowered(caller.priority, raw.decode("latin-1"))
+        if priority is None:
+            message = f"x-crossfade-priority must be one of {', '.join(BY_LABEL)}."
+            raise CallFailed(Fault(400, message, "invalid_request_error", "invalid_priority"))
+        return priority
 
     def total_s(self, headers: dict[bytes, bytes], configured_s: float) -> float:
         """How long the call may take in all: the configured limit, or less if the client asks for less."""

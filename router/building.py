@@ -14,6 +14,7 @@ from backends.answers import Renaming
 from backends.dialects import DIALECTS
 from backends.http import replica_at
 from backends.pool import origin_of
+from policies.admission import BY_LABEL
 from policies.budget import RetryBudget
 from policies.choose import ModelRoute
 from policies.cohort import Splitter, parse_stick_by
@@ -22,7 +23,8 @@ from policies.retry import RetryRules
 from policies.rules import Condition
 from policies.rules import Rule as RoutingRule
 from router.admission import Admission, Keys, digest
-from router.config import BackendConfig, Config, ModelConfig, Rule, Server
+from router.clients import Caller, Quota
+from router.config import BackendConfig, ClientKeys, Config, ModelConfig, Rule, Server
 from router.fleet import AttemptLimits, Binding, Fleet, LiveBackend, LiveModel, LiveReplica
 from router.gate import Gate
 
@@ -42,15 +44,19 @@ def build_fleet(config: Config, env: Mapping[str, str], rng: random.Random) -> F
 def build_admission(server: Server, env: Mapping[str, str]) -> Admission:
     """The door: keys from the environment, networks, the limit of concurrent calls."""
     known = set(_digests(env, server.keys_env))
-    may_pin = set()
+    may_pin: set[bytes] = set()
+    callers: dict[bytes, Caller] = {}
     for group in server.clients:
         digests = _digests(env, group.key_env)
         known |= digests
         if group.may_pin:
             may_pin |= digests
+        caller = _caller(group)
+        for each in digests:
+            callers.setdefault(each, caller)  # a key of two groups belongs to the first
     gate = Gate(server.max_in_flight, server.queue_size, server.queue_wait_s)
     networks = tuple(ip_network(network, strict=False) for network in server.allow_from)
-    return Admission(Keys(frozenset(known), frozenset(may_pin)), networks, gate, server.max_body_bytes)
+    return Admission(Keys(frozenset(known), frozenset(may_pin), callers), networks, gate, server.max_body_bytes)
 
 
 def build_route(name: str, model: ModelConfig) -> ModelRoute:
@@ -68,6 +74,12 @@ def build_route(name: str, model: ModelConfig) -> ModelRoute:
 def _digests(env: Mapping[str, str], name: str | None) -> set[bytes]:
     keys = env.get(name, "").split(",") if name else []
     return {digest(key.strip()) for key in keys if key.strip()}
+
+
+def _caller(group: ClientKeys) -> Caller:
+    is_limited = group.max_in_flight is not None or group.calls_per_min is not None
+    quota = Quota(group.max_in_flight, group.calls_per_min, time.monotonic()) if is_limited else None
+    return Caller(BY_LABEL[group.priority], quota)
 
 
 def _backend(name: str, config: Config, env: Mapping[str, str], rng: random.Random) -> LiveBackend:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from policies.admission import Priority
 from policies.facts import CallFacts
 from policies.outcome import OutcomeKind
 from router.multipart import FormBody
@@ -37,6 +38,7 @@ class Call(msgspec.Struct):
     started_s: float
     deadline_s: float
     wants_trail: bool = False
+    priority: Priority = Priority.INTERACTIVE
     attempts: int = 0
     first_s: float = 0.0
     choice: str = ""

@@ -84,13 +84,18 @@ class CallEndpoint:
         admission = self.admission
         if scope["method"] != "POST":
             raise CallFailed(_wrong_method("POST"))
-        admission.check_key(headers, scope["client"])
+        caller = admission.check_key(headers, scope["client"])
         started_s = answering.client.edge.loop.time()
         body = await admission.read_body(headers, receive, answering.client)
-        call = answering.call = self._read(headers, body, answering.request_id, started_s)
+        call = self._read(headers, body, answering.request_id, started_s)
+        call.priority = admission.priority(headers, caller)
+        quota = caller.quota
+        if quota is not None:
+            quota.begin(started_s)
+        answering.call = call
         result = "client_gone"
         try:
-            if not admission.gate.try_enter():
+            if call.priority or not admission.gate.try_enter():
                 await self._wait_for_room(call)
             try:
                 await dispatch(call, answering.client, self.fleet, self.recorder)
@@ -104,11 +109,13 @@ class CallEndpoint:
             result = "stream_broken"
             raise
         finally:
+            if quota is not None:
+                quota.end()
             self.recorder.close(call, call.trail[-1].backend if call.trail else "", result)
 
     async def _wait_for_room(self, call: Call) -> None:
         try:
-            await self.admission.gate.enter(call.deadline_s)
+            await self.admission.gate.enter(call.deadline_s, call.priority)
         except GateFull as exc:
             raise CallFailed(overloaded(exc.wait_s)) from exc
 

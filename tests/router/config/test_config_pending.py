@@ -16,12 +16,6 @@ Load = Callable[..., Loaded]
 # Every row, as it is in the table now: a value that is not in effect, at a path of the small configuration.
 SET: dict[str, tuple[str, Any]] = {
     "server.workers": ("server/workers", 4),
-    "server.clients[].priority": ("server/clients", [{"key_env": "HOME_KEY", "priority": "batch"}]),
-    "server.clients[].max_in_flight": (
-        "server/clients",
-        [{"key_env": "HOME_KEY"}, {"key_env": "HOME_KEY", "max_in_flight": 3}],
-    ),
-    "server.clients[].calls_per_min": ("server/clients", [{"key_env": "HOME_KEY", "calls_per_min": 3}]),
     "server.admin": ("server/admin", {"port": 9000}),
     "store.*": ("store/keep_days", 3),
     "backends.*.kind": ("backends/cloud", {"kind": "litellm", "provider": "openai"}),
@@ -58,7 +52,7 @@ def test_each_pending_key_is_a_key_of_the_configuration(row: Pending) -> None:
 @pytest.mark.parametrize(
     "tree",
     [
-        {"server": {"workers": 1, "clients": [{"key_env": "HOME_KEY", "may_pin": True, "priority": "interactive"}]}},
+        {"server": {"workers": 1, "clients": [{"key_env": "HOME_KEY", "may_pin": True, "priority": "batch"}]}},
         {"backends": {"a": {"kind": "vllm", "on_client_gone": "cancel"}}},
         {"models": {"a": {"hedge": None, "resume": {"by": []}, "sampling": {}}}},
         {"models": []},
