@@ -5,9 +5,13 @@ cannot or should not take the call now is passed over, with the reason. Where no
 all the same as a last resort: a call is never refused because every backend looked ill a moment ago (Source: Envoy's panic threshold).
 Only a backend that does not answer this kind of call at all is never tried.
 
+A backend that is coming back from an ejection (`policies.ramp`) takes a share of its calls that grows with its weight, by a draw for each
+call; the others go on along the order, and have it as the last one to try. Where nobody else is left it takes them all.
+
     split {a: 0.95, b: 0.05}, fallback [b, a], the caller belongs to a
     all is well           -> a (split), b (fallback)
     a is ejected          -> b (fallback)                              a passed over: ejected
+    a at a weight of 0.2  -> of five calls four: b (fallback), a (last resort)     a passed over: ramping
     both are ejected      -> a (last resort), b (last resort)          both passed over: ejected
     a ejected, b draining -> a (last resort), b (last resort)          a backend that is leaving still beats no answer
     pinned to b           -> b (pinned), whatever its state            a tester who asks for b must never be answered by a
@@ -49,6 +53,7 @@ class PassedOverReason(StrEnum):
     EJECTED = "ejected"
     DRAINING = "draining"
     CONTEXT_TOO_SMALL = "context_too_small"
+    RAMPING = "ramping"  # comes back from an ejection, and this call is not of the share that it takes yet
     INCAPABLE = "incapable"  # does not answer this kind of call, or is not a backend of the model
 
 
@@ -59,17 +64,23 @@ _LAST_RESORTS = (PassedOverReason.EJECTED, PassedOverReason.DRAINING, PassedOver
 
 @dataclass(frozen=True, slots=True)
 class BackendView:
-    """What is known of a backend now. `kinds`: the kinds of calls it answers, None for all. `context_tokens`: None where unknown."""
+    """What is known of a backend now.
+
+    `kinds`: the kinds of calls it answers, None for all. `context_tokens`: None where unknown. `weight`: the part (0..1) of its calls
+    that it takes, less than 1 while it comes back from an ejection.
+    """
 
     name: str
     in_rotation: bool
     is_draining: bool = False
     kinds: frozenset[str] | None = None
     context_tokens: int | None = None
+    weight: float = 1.0
 
     def passes_none(self) -> bool:
         """Whether no call at all has to be kept from it."""
-        return self.in_rotation and not self.is_draining and self.kinds is None and self.context_tokens is None
+        is_whole = self.in_rotation and not self.is_draining and self.weight >= 1
+        return is_whole and self.kinds is None and self.context_tokens is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +110,14 @@ class Choice:
     candidates: tuple[Candidate, ...]
     passed_over: tuple[PassedOver, ...] = ()
     cohort: tuple[str, str] | None = None
+
+    @property
+    def first_reason(self) -> str:
+        """Why the first candidate is the first, in a few words: `split`, `fallback (a ramping)`."""
+        reason = self.candidates[0].reason.value
+        if not self.passed_over:
+            return reason
+        return f"{reason} ({', '.join(f'{passed.backend} {passed.reason.value}' for passed in self.passed_over)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +192,8 @@ def choose(facts: CallFacts, route: ModelRoute, snapshot: Snapshot, rng: random.
             wanted = route.by_split(route.splitter.pick(cohort[1], rng), cohort[0])
     if snapshot.all_in_rotation:
         return Choice(wanted, (), cohort)
-    return _fit(facts, snapshot, wanted, cohort)
+    fit, passed_over = _fit(facts, snapshot, wanted, rng)
+    return Choice(fit, passed_over, cohort)
 
 
 def _pinned(facts: CallFacts, pin: str, snapshot: Snapshot) -> Choice:
@@ -184,17 +204,28 @@ def _pinned(facts: CallFacts, pin: str, snapshot: Snapshot) -> Choice:
     return Choice((Candidate(pin, Reason.PINNED, f"although {_WHY_NOT[unfit]}" if unfit else ""),))
 
 
-def _fit(facts: CallFacts, snapshot: Snapshot, wanted: tuple[Candidate, ...], cohort: tuple[str, str] | None) -> Choice:
-    candidates, passed_over = [], []
+def _fit(
+    facts: CallFacts, snapshot: Snapshot, wanted: tuple[Candidate, ...], rng: random.Random
+) -> tuple[tuple[Candidate, ...], tuple[PassedOver, ...]]:
+    candidates, ramping, passed_over = [], [], []
     for candidate in wanted:
-        unfit = _unfit(facts, snapshot.views.get(candidate.backend))
+        view = snapshot.views.get(candidate.backend)
+        unfit = _unfit(facts, view)
+        if unfit is None and view is not None and view.weight < 1 and rng.random() >= view.weight:
+            unfit = PassedOverReason.RAMPING
+            ramping.append(candidate)
         if unfit is None:
             candidates.append(candidate)
         else:
             passed_over.append(PassedOver(candidate.backend, unfit))
-    if not candidates:
+    if candidates:
+        candidates += [_although(candidate.backend, PassedOverReason.RAMPING) for candidate in ramping]
+    elif ramping:
+        candidates = ramping
+        passed_over = [passed for passed in passed_over if passed.reason is not PassedOverReason.RAMPING]
+    else:
         candidates = list(_last_resorts(passed_over))
-    return Choice(tuple(candidates), tuple(passed_over), cohort)
+    return tuple(candidates), tuple(passed_over)
 
 
 def _unfit(facts: CallFacts, view: BackendView | None) -> PassedOverReason | None:
@@ -215,7 +246,11 @@ def _last_resorts(passed_over: Iterable[PassedOver]) -> Iterable[Candidate]:
     for reason in _LAST_RESORTS:
         for passed in passed_over:
             if passed.reason is reason:
-                yield Candidate(passed.backend, Reason.LAST_RESORT, f"although {_WHY_NOT[reason]}")
+                yield _although(passed.backend, reason)
+
+
+def _although(backend: str, reason: PassedOverReason) -> Candidate:
+    return Candidate(backend, Reason.LAST_RESORT, f"although {_WHY_NOT[reason]}")
 
 
 _WHY = {
@@ -229,6 +264,7 @@ _WHY_NOT = {
     PassedOverReason.EJECTED: "it is ejected",
     PassedOverReason.DRAINING: "it is draining",
     PassedOverReason.CONTEXT_TOO_SMALL: "the prompt is too long for its context",
+    PassedOverReason.RAMPING: "it is ramping up after an ejection",
     PassedOverReason.INCAPABLE: "it does not answer this kind of call",
 }
 

@@ -36,7 +36,7 @@ async def dispatch(call: Call, client: Client, fleet: Fleet, recorder: Recorder)
     if not choice.candidates:
         raise CallFailed(no_backend(model.name))
     model.budget.deposit(now_s)
-    call.choice = choice.candidates[0].reason.value
+    call.choice = choice.first_reason
     first = model.bindings[choice.candidates[0].backend]
     try:
         await Attempt(call, model, first, client, recorder).run()  # it pays nothing for what may follow

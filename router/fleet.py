@@ -6,13 +6,14 @@ Health is kept per (replica, model): a wrong name for one model must not take th
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from backends.answers import Renaming
 from backends.http import Replica
-from policies.balance import least_busy
+from policies.balance import Bias, Load, fairest, least_busy
 from policies.budget import RetryBudget
 from policies.choose import BackendView, ModelRoute, Snapshot
 from policies.ejection import ReplicaHealth, State, may_eject
@@ -23,12 +24,13 @@ from router.gate import Gate
 class LiveReplica:
     """One server and what is known of it now."""
 
-    __slots__ = ("health", "in_flight", "probe_said", "probed_at_s", "server")
+    __slots__ = ("bias", "health", "in_flight", "probe_said", "probed_at_s", "server")
 
     def __init__(self, server: Replica, health: dict[str, ReplicaHealth]):
         self.server = server
         self.health = health
         self.in_flight = 0
+        self.bias = Bias()
         self.probe_said = ""
         self.probed_at_s: float | None = None
 
@@ -40,6 +42,11 @@ class LiveReplica:
         """Whether a call of `model` may be sent here now, a probing call included."""
         health = self.health[model]
         return health.state is State.IN_ROTATION or health.is_due(now_s)
+
+    def load(self, model: str, now_s: float) -> Load:
+        """What it weighs in the balance for the next call of `model`."""
+        bias = self.bias
+        return Load(self.in_flight + bias.calls(now_s), self.health[model].weight(now_s), bias.is_left_alone(now_s))
 
 
 class LiveBackend:
@@ -55,19 +62,35 @@ class LiveBackend:
         self.gate = gate
         self.is_draining = False
 
+    def weight(self, model: str, now_s: float) -> float:
+        """The part of the model's calls to it that it should take: less than 1 where all that are in rotation are being ramped up."""
+        weights = [
+            replica.health[model].weight(now_s)
+            for replica in self.replicas
+            if replica.health[model].state is State.IN_ROTATION
+        ]
+        return max(weights, default=1.0)
+
     def pick(self, model: str, now_s: float, rng: random.Random) -> LiveReplica:
-        """The replica for the next attempt: one that is due for its probing call, else the least busy in rotation, else any."""
+        """The replica for the next attempt: one that is due for its probing call, else the least busy in rotation, else any.
+
+        Who failed a moment ago, or comes back from an ejection, weighs differently: see `policies.balance`.
+        """
+        is_even = True
         in_rotation = []
         for replica in self.replicas:
             health = replica.health[model]
             if health.state is State.IN_ROTATION:
                 in_rotation.append(replica)
+                is_even = is_even and now_s >= replica.bias.until_s and now_s >= health.ramps_until_s
             elif health.may_take(now_s):
                 return replica
         choices = in_rotation or self.replicas
         if len(choices) == 1:
             return choices[0]
-        return choices[least_busy([replica.in_flight for replica in choices], rng)]
+        if is_even:
+            return choices[least_busy([replica.in_flight for replica in choices], rng)]
+        return choices[fairest([replica.load(model, now_s) for replica in choices], rng)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +119,7 @@ class LiveModel:
     """A public model: where it may go, and what its calls may still spend on retries."""
 
     __slots__ = (
+        "_settled_at_s",
         "_well",
         "at_most_share",
         "bindings",
@@ -121,10 +145,13 @@ class LiveModel:
         self.at_most_share = at_most_share
         self.revision = revision
         self.unwell = 0
+        self._settled_at_s = -math.inf
         self._well = self._look(None)
 
     def snapshot(self, now_s: float) -> Snapshot:
-        """What a choice may count on now. While all is well it is one and the same object."""
+        """What a choice may count on now. While all are in rotation, and nobody is ramped up, it is one and the same object."""
+        if self.unwell and now_s >= self._settled_at_s:
+            self.count_unwell(now_s)
         if not self.unwell and not any(b.backend.is_draining for b in self.bindings.values()):
             return self._well
         return self._look(now_s)
@@ -139,7 +166,10 @@ class LiveModel:
         for name, binding in self.bindings.items():
             backend = binding.backend
             takes = now_s is None or any(replica.takes(self.name, now_s) for replica in backend.replicas)
-            views[name] = BackendView(name, in_rotation=takes, is_draining=backend.is_draining, kinds=backend.kinds)
+            weight = 1.0 if now_s is None else backend.weight(self.name, now_s)
+            views[name] = BackendView(
+                name, in_rotation=takes, is_draining=backend.is_draining, kinds=backend.kinds, weight=weight
+            )
         return Snapshot.of(self.revision, views)
 
     def may_eject_one(self) -> bool:
@@ -147,13 +177,13 @@ class LiveModel:
         states = [r.health[self.name].state for b in self.bindings.values() for r in b.backend.replicas]
         return may_eject(sum(state is State.IN_ROTATION for state in states), len(states), self.at_most_share)
 
-    def count_unwell(self) -> None:
-        """Call after any change of a replica's state."""
-        self.unwell = sum(
-            r.health[self.name].state is not State.IN_ROTATION
-            for b in self.bindings.values()
-            for r in b.backend.replicas
-        )
+    def count_unwell(self, now_s: float) -> None:
+        """Call after any change of a replica's state; who is ramped up is not quite well either, until the instant that is kept here."""
+        healths = [r.health[self.name] for b in self.bindings.values() for r in b.backend.replicas]
+        ramps = [health.ramps_until_s for health in healths if health.ramps_until_s > now_s]
+        out = sum(health.state is not State.IN_ROTATION for health in healths)
+        self.unwell = out + len(ramps)
+        self._settled_at_s = max(ramps) if ramps and not out else math.inf
 
 
 @dataclass(slots=True)

@@ -53,4 +53,4 @@ class Monitor:
             health.probe_failed(now_s)
             if is_first and model.may_eject_one():
                 health.keep_out(now_s, "its first health probe failed")  # `said` may name addresses; it is in the log
-                model.count_unwell()
+                model.count_unwell(now_s)

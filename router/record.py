@@ -45,7 +45,7 @@ class Recorder:
         else:
             health.abandon(now_s, began_s=began_s)
         if health.state is not before:
-            model.count_unwell()
+            model.count_unwell(now_s)
             log.warning("%s on %s is now %s: %s", model.name, replica.url, health.state.value, health.reason)
 
     def heard(self, model: LiveModel, replica: LiveReplica, began_s: float, now_s: float) -> None:
@@ -53,7 +53,7 @@ class Recorder:
         health = replica.health[model.name]
         if health.state is State.PROBING:
             health.succeeded(now_s, began_s=began_s)
-            model.count_unwell()
+            model.count_unwell(now_s)
 
     def turned_away(self, reason: str) -> None:
         """A request ended before it was a call: bad input, no key, an unknown model."""

@@ -188,7 +188,8 @@ async def test_a_backend_that_fails_in_a_row_is_left_alone_and_comes_back_by_its
         async with asyncio.timeout(10):
             while await answered_by(router) != "a":
                 await asyncio.sleep(0.02)
-        assert {await answered_by(router) for _ in range(5)} == {"a"}
+            while {await answered_by(router) for _ in range(20)} != {"a"}:  # it is ramped up
+                await asyncio.sleep(0.02)
 
 
 async def test_while_one_call_probes_an_ejected_backend_the_others_go_elsewhere() -> None:
@@ -214,7 +215,10 @@ async def test_while_one_call_probes_an_ejected_backend_the_others_go_elsewhere(
             await asyncio.wait((call, asyncio.ensure_future(probing.wait())), return_when=asyncio.FIRST_COMPLETED)
         assert {await answered_by(router) for _ in range(10)} == {"b"}
         leave.set()
-        assert await call == "a" and await answered_by(router) == "a"
+        assert await call == "a"
+        async with asyncio.timeout(10):
+            while await answered_by(router) != "a":  # as often as its ramp lets it be
+                await asyncio.sleep(0)
 
 
 async def test_the_only_backend_is_never_left_alone() -> None:
