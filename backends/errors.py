@@ -6,6 +6,7 @@ from __future__ import annotations
 class BackendError(Exception):
     """The base of everything that an attempt may raise.
 
+    The message is in our words, because it is logged: what the backend said may quote a prompt or a key, and stays in `body`.
     `status` is the backend's HTTP status, None where it sent none; `body` is what it said, at most
     `backends.exchange.ERROR_BODY_BYTES` of it. Neither reaches a client unread: `router.faults` writes what clients see.
     """
@@ -24,7 +25,15 @@ class ConnectFailed(BackendError):
 
 
 class Refused(BackendError):
-    """The backend is too busy (429, 503) and said so before doing any work; `retry_after_s` is its own estimate, if it gave one."""
+    """The backend is too busy (429, 503) and said so before doing any work; `retry_after_s` is its own estimate, if it gave one.
+
+    `room_in_s` instead, where it was not asked: the router's own limit for it is reached, and when there should be room again.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, body: bytes = b"", retry_after_s: float | None = None,
+                 room_in_s: float | None = None):  # fmt: skip
+        super().__init__(message, status=status, body=body, retry_after_s=retry_after_s)
+        self.room_in_s = room_in_s
 
 
 class Rejected(BackendError):

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -61,6 +62,9 @@ _NOT_SERVED = re.compile(
     r"|failed to load model|unexpected endpoint or method|loading model)",
     re.IGNORECASE,
 )
+_STATUSES = frozenset(HTTPStatus)
+# How engines name a kind of error, in `type` or `code`: internal_error, InternalServerError.
+_NAME = re.compile(r"[a-z]{2,20}(?:_[a-z]{2,20}){1,5}|[A-Z][A-Za-z]{1,40}Error")
 # vLLM's validation dumps repeat the call's own words, so no other meaning is read out of them: a client that writes "maximum
 # context length" where a number belongs must not be able to blame the backend.
 _QUOTES_THE_CALL = re.compile(r"\d+ validation errors?\b")
@@ -158,7 +162,7 @@ def _is_not_served(text: ErrorText) -> bool:
 
 
 def _fault(status: int, text: ErrorText, body: bytes, wait_s: float | None) -> BackendError:
-    said = text.message
+    said = _retold(status, text) if body else text.message
     if 300 <= status < 400:
         return ProtocolBroken(
             f"the backend answered with a redirect ({status}), which is never followed", status=status
@@ -179,6 +183,18 @@ def _fault(status: int, text: ErrorText, body: bytes, wait_s: float | None) -> B
     else:
         kind = Failed
     return kind(said, status=status, body=body)
+
+
+def _retold(status: int, text: ErrorText) -> str:
+    """What the log may say of it: a backend's own words may quote the prompt, a key, or lines that look like the log's."""
+    known = _NOT_SERVED.match(text.message)
+    phrase = HTTPStatus(status).phrase if status in _STATUSES else ""
+    names = [known[0]] if known else [str(name) for name in (text.type, text.code) if _is_name(name)]
+    return f"the server answered {status} {phrase}".rstrip() + (f" ({names[0]})" if names else "")
+
+
+def _is_name(code: int | str | None) -> bool:
+    return isinstance(code, str) and _NAME.fullmatch(code) is not None
 
 
 def retry_after_s(value: str | None, now: datetime) -> float | None:

@@ -101,7 +101,7 @@ def no_backend(model: str) -> Fault:
 
 
 def overloaded(wait_s: float) -> Fault:
-    """503 where the router's own queue is full or too slow; the client may come back."""
+    """503 where the router's own queue, or its queue for the last backend, is full or too slow; the client may come back."""
     message = "The server is busy; try again shortly."
     return Fault(503, message, "server_error", "overloaded", None, wait_s)
 
@@ -112,6 +112,8 @@ def fault_of(error: BackendError) -> Fault:
         return Fault(400, _context_words(error), "invalid_request_error", "context_length_exceeded", "messages")
     if isinstance(error, Rejected):
         return _rejected(error)
+    if isinstance(error, Refused) and error.room_in_s is not None:
+        return overloaded(error.room_in_s)
     if isinstance(error, Refused):
         wait_s = error.retry_after_s if error.retry_after_s is not None else DEFAULT_RETRY_AFTER_S
         status = 429 if error.status == 429 else 503
@@ -144,7 +146,8 @@ def _rejected(error: Rejected) -> Fault:
 
 def _context_words(error: Overflow) -> str:
     """LangChain.js keys on `maximum context length` in the message, so it always stands there."""
-    words = str(error)
+    text = error_text(error.body)
+    words = text.message if text is not None else error.body[:200].decode("utf-8", "replace") or str(error)
     return words if "maximum context length" in words else f"This exceeds the model's maximum context length. {words}"
 
 

@@ -326,3 +326,38 @@ def test_any_body_of_any_status_has_a_meaning(body: bytes, status: int) -> None:
 
 def test_an_answer_without_a_word_is_named_by_its_status() -> None:
     assert str(fault_of_answer(404, {}, b"")) == "the server answered 404"
+
+
+QUOTES: list[tuple[str, dict[str, object], str]] = [
+    (
+        "a prompt",
+        {"message": "cannot parse: my secret", "type": "BadRequestError"},
+        "the server answered 400 Bad Request (BadRequestError)",
+    ),
+    (
+        "a prompt in its names",
+        {"message": "x", "type": "my secret", "code": "secret"},
+        "the server answered 400 Bad Request",
+    ),
+    (
+        "a key in its names",
+        {"message": "x", "code": "sk-secret-1", "type": "invalid_key"},
+        "the server answered 400 Bad Request (invalid_key)",
+    ),
+    ("a line of a log", {"message": "x\n2026-01-01 ERROR secret"}, "the server answered 400 Bad Request"),
+    (
+        "a known phrase, then a prompt",
+        {"message": "No models loaded. secret"},
+        "the server answered 400 Bad Request (No models loaded)",
+    ),
+    ("an overflow", {"message": "maximum context length is 4; secret"}, "the server answered 400 Bad Request"),
+]
+
+
+@pytest.mark.parametrize(("error", "told"), [row[1:] for row in QUOTES], ids=[row[0] for row in QUOTES])
+def test_an_errors_message_is_ours_and_what_the_backend_said_is_in_its_body_alone(
+    error: dict[str, object], told: str
+) -> None:
+    body = json.dumps({"error": error}).encode()
+    fault = fault_of_answer(400, {}, body)
+    assert str(fault) == told and fault.body == body

@@ -54,12 +54,12 @@ async def test_a_server_that_quotes_the_routers_key_is_not_quoted(key: str) -> N
     said = answer({"error": {"message": f"Incorrect API key provided: {key}", "code": "invalid_api_key"}}, "401 No")
     async with serving(answers(said)) as wire:
         replica = replica_at(origin_of(wire.url), VLLM, key)
-        assert "Incorrect" in (words := await replica.probe()) and key not in words
+        assert await replica.probe() == "the server answered 401 Unauthorized (invalid_api_key)"
         with pytest.raises(KeyRefused) as caught:
             await body_of(replica)
     replica.hide_key(caught.value)
-    assert "[key]" in str(caught.value) and key not in str(caught.value)
-    assert key not in json.loads(caught.value.body)["error"]["message"]
+    assert key not in str(caught.value)
+    assert json.loads(caught.value.body)["error"]["message"] == "Incorrect API key provided: [key]"
 
 
 # -- the one replay --------------------------------------------------------------------------------
@@ -184,10 +184,10 @@ async def test_an_error_that_comes_while_the_request_is_still_being_sent_is_hear
 
     async with serving(early) as wire:
         replica = wire.replica()
-        with pytest.raises(Rejected, match="too large") as caught:
+        with pytest.raises(Rejected) as caught:
             await body_of(replica, BIG)
         read.set()
-        assert caught.value.status == 413 and replica.pool.idle == 0
+        assert caught.value.status == 413 and b"too large" in caught.value.body and replica.pool.idle == 0
 
 
 async def test_a_server_that_hangs_up_without_reading_the_request_ends_the_wait_at_once() -> None:
@@ -223,8 +223,9 @@ async def test_an_error_without_its_words_is_judged_by_its_status_soon(breaks_of
     loop = asyncio.get_running_loop()
     async with serving(handle) as wire:
         started_s = loop.time()
-        with pytest.raises(Refused, match="sorry") as caught:
+        with pytest.raises(Refused) as caught:
             await body_of(wire.replica(), within=limits(30))
+        assert caught.value.body == b"sorry"
         assert caught.value.retry_after_s == 3 and loop.time() - started_s < 5
         await wire.until_one_is_gone()
 
@@ -233,8 +234,9 @@ async def test_a_connection_is_kept_after_an_error_that_was_read_whole() -> None
     async with serving(answers(answer({"error": {"message": "no"}}, "500 Oops"))) as wire:
         replica = wire.replica()
         for _ in range(3):
-            with pytest.raises(Failed, match="no"):
+            with pytest.raises(Failed) as caught:
                 await body_of(replica)
+            assert b"no" in caught.value.body
         assert wire.connections == 1
 
 
