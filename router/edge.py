@@ -13,13 +13,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import httptools
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from router.cycle import CallCycle
 from router.faults import Fault
 
 EXTENSION = "crossfade.edge"
@@ -35,6 +39,9 @@ LOOKS = 6  # how often in this time a slow client is looked after
 LINGER_S = 5.0  # how long a connection that is being closed is still read; nginx's `lingering_timeout`
 MAX_HEADERS = 100  # Apache's default
 MAX_HEAD_BYTES = 65_536  # the sum of nginx's default buffers is 32 KiB; one read of the socket (256 KiB) is not cut up
+
+
+_NONE: Mapping[bytes, ASGI3Application] = MappingProxyType({})
 
 
 class Listener(Protocol):
@@ -55,6 +62,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     listener: Listener | None = None
     is_gone = False
+    _raw_endpoints = _NONE
     _is_lingering = False
     _is_in_head = False
     _asks_for_another_protocol = False
@@ -90,6 +98,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._raw_endpoints = getattr(self.app, "raw_endpoints", _NONE)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def data_received(self, data: bytes) -> None:
@@ -133,25 +142,43 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._is_in_head = True
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
-        self._disarm()
+        if self._due is not None:
+            self._disarm()
         if len(self.headers) > MAX_HEADERS:
             raise ValueError("too many headers")  # becomes the parser's error, which `send_400_response` answers
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
             self._asks_for_another_protocol = True
             return
+        endpoint = self._raw_endpoints.get(self.url)
+        if endpoint is not None:
+            self._begin_call(endpoint)
+            return
+        self.scope = self._whole_scope()
         super().on_headers_complete()
         if not self.url.startswith(b"/"):
             self.scope["raw_path"] = self.url  # a whole URL is no path, and nothing stands at it
         self.scope["extensions"] = {EXTENSION: Turn(self, self.cycle)}  # type: ignore[dict-item]
 
+    def on_body(self, body: bytes) -> None:
+        cycle = self.cycle
+        if not isinstance(cycle, CallCycle) or self._asks_for_another_protocol:
+            super().on_body(body)
+        elif not cycle.response_complete and cycle.take(body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+
     def on_message_complete(self) -> None:
         if self._asks_for_another_protocol:
             return
-        super().on_message_complete()
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
         if not self.pipeline:
             self.flow.resume_reading()
         if self._due is not None:  # the rest of a body whose call is answered; the connection may carry the next call
@@ -193,6 +220,40 @@ class EdgeProtocol(HttpToolsProtocol):
         super().data_received(head + self._read[error.args[0] :])
 
     # -- inside ------------------------------------------------------------------------------------
+
+    def _begin_call(self, endpoint: ASGI3Application) -> None:
+        """Start the task of a request to a raw endpoint, with as much of a scope as such endpoints read."""
+        version = self.parser.get_http_version()
+        scope: Any = {
+            "type": "http",
+            "http_version": version,
+            "method": self.parser.get_method().decode("ascii"),
+            "raw_path": self.url,
+            "headers": self.headers,
+            "client": self.client,
+        }
+        cycle = CallCycle(scope, self, keep_alive=version != "1.0" and self.parser.should_keep_alive())
+        scope["extensions"] = {EXTENSION: Turn(self, cycle)}
+        before: RequestResponseCycle | None = self.cycle
+        self.cycle = cycle
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, endpoint)
+        else:  # pipelined
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, endpoint))
+
+    def _whole_scope(self) -> Any:
+        return {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+        }
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer what never became a request, but never into the middle of a running call's answer: then only close."""
