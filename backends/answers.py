@@ -17,7 +17,9 @@ ABORT = "abort"  # vLLM's word for "the engine stopped working on this"; no valu
 _NO_VALUE = msgspec.Raw()  # the default of a field of any type: `Raw | None` takes nothing but null
 
 
-class _Delta(msgspec.Struct, gc=False):
+class Delta(msgspec.Struct, gc=False):
+    """What a chunk of a chat stream adds."""
+
     content: str | list[msgspec.Raw] | None = None  # Mistral's API streams reasoning as a list of parts
     reasoning: str | None = None
     reasoning_content: str | None = None
@@ -28,7 +30,7 @@ class _Delta(msgspec.Struct, gc=False):
 
 class _Choice(msgspec.Struct, gc=False):
     index: int = 0
-    delta: _Delta | None = None
+    delta: Delta | None = None
     text: str | None = None
     finish_reason: str | None = None
 
@@ -46,6 +48,17 @@ class Chunk(msgspec.Struct, gc=False):
         for choice in self.choices or ():
             delta = choice.delta
             if choice.text or (delta is not None and _says_something(delta)):
+                return True
+        return False
+
+    @property
+    def has_other_than_text(self) -> bool:
+        """Whether it carries what can't be carried on in the middle: a piece of a tool call, a refusal, content in parts."""
+        for choice in self.choices or ():
+            delta = choice.delta
+            if delta is not None and (
+                delta.tool_calls or delta.refusal or isinstance(delta.content, list) or _is_there(delta.function_call)
+            ):
                 return True
         return False
 
@@ -80,7 +93,7 @@ class Ends:
         return bool(self._ended) and self._ended == self._begun
 
 
-def _says_something(delta: _Delta) -> bool:
+def _says_something(delta: Delta) -> bool:
     return bool(
         delta.content
         or delta.reasoning
@@ -173,10 +186,11 @@ class Renaming:
 
 # The inside of a JSON string as engines write one: letters of any language, and escapes of one letter.
 _LETTERS = rb'(?:[^"\\\x00-\x1f\x7f]++|\\["\\/bfnrt])++'
-_TEXT = re.compile(rb'"(?:content|reasoning|reasoning_content|text)":"(' + _LETTERS + rb')"')
+_TEXT = re.compile(rb'"(content|reasoning|reasoning_content|text)":"(' + _LETTERS + rb')"')
 _ONE_EVENT = re.compile(rb"data:[^\r\n]*(?:\n\n|\r\n\r\n)")
 _WHOLE_TEXT = re.compile(_LETTERS)
 _PLAIN = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))
+_QUOTE = ord('"')
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _MOST_DIGITS = 3
 _LINES = tuple(b"%x" % size for size in range(16**_MOST_DIGITS))
@@ -191,11 +205,28 @@ class ChunkShape:
     bytes. A chunk that begins and ends with those bytes, with nothing between them that ends the string or leaves an escape open,
     therefore is a text chunk of the same meaning, and is known to be one without being parsed: two comparisons and one scan of the
     text. Whatever does not fit (the first chunk, the last, escapes by number, tool calls, two events in a read) is read in full.
+
+    `name` is the field that holds the text, in the client's form. What goes by shape is appended to `kept`, each text with a quote
+    after it, until there are `kept_bytes` of it.
     """
 
-    __slots__ = ("_head", "_head_bytes", "_new_head", "_new_tail", "_overhead", "_tail", "_tail_bytes")
+    __slots__ = (
+        "_head",
+        "_head_bytes",
+        "_kept_bytes",
+        "_new_head",
+        "_new_tail",
+        "_overhead",
+        "_tail",
+        "_tail_bytes",
+        "kept",
+        "name",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, kept_bytes: int = 0) -> None:
+        self.kept: bytearray | None = None
+        self.name = ""
+        self._kept_bytes = kept_bytes
         self._head = b""
         self._tail = b""
         self._new_head = b""
@@ -209,10 +240,11 @@ class ChunkShape:
             return False
         if _ONE_EVENT.fullmatch(event) is None:
             return False
-        start, end = old.span(1)
+        self.name = new[1].decode()
+        start, end = old.span(2)
         self._head, self._tail = event[:start], event[end:] + b"\r\n"
         self._head_bytes, self._tail_bytes = len(self._head), len(self._tail)
-        start, end = new.span(1)
+        start, end = new.span(2)
         self._new_head, self._new_tail = b"\r\n" + renamed[:start], renamed[end:] + b"\r\n"
         self._overhead = len(renamed) - (end - start)
         return True
@@ -248,6 +280,12 @@ class ChunkShape:
         if start < end and read.startswith(self._head, head) and read.startswith(self._tail, end):
             text = read[start:end]
             if not text.translate(None, _PLAIN) or (_WHOLE_TEXT.fullmatch(text) and (text.isascii() or _is_utf8(text))):
+                kept = self.kept
+                if kept is not None:
+                    kept += text
+                    kept.append(_QUOTE)
+                    if len(kept) > self._kept_bytes:
+                        self.kept = None
                 framed = (_hex(end - start + self._overhead), self._new_head, text, self._new_tail)
                 return b"".join(framed), chunk_end
         return b"", position

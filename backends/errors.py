@@ -60,7 +60,18 @@ class ProtocolBroken(BackendError):
 
 
 class StreamBroken(BackendError):
-    """The stream ended, stalled or turned into an error after content had been sent on to the client."""
+    """The stream ended, stalled or turned into an error after content had been sent on to the client.
+
+    `is_stalled`: it stood still, so that the backend may be working on it still.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, is_stalled: bool = False):
+        super().__init__(message, status=status)
+        self.is_stalled = is_stalled
+
+
+class Diverged(BackendError):
+    """Asked again for a stream that broke elsewhere, the backend says something else than what the client has seen of it."""
 
 
 class DeadlinePassed(BackendError):

@@ -39,6 +39,22 @@ _OVERFLOW = re.compile(
 )
 # OpenAI's code, llama-server's type.
 _OVERFLOW_NAMES = frozenset({"context_length_exceeded", "exceed_context_size_error"})
+# Codes and types that stand for a status where none is given: OpenAI's, Azure's, vLLM's and llama-server's own.
+_STATUS_OF_NAMES: dict[int | str, int] = {
+    "content_filter": 400,
+    "invalid_request_error": 400,
+    "BadRequestError": 400,
+    "invalid_api_key": 401,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "NotFoundError": 404,
+    "rate_limit_exceeded": 429,
+    "rate_limit_error": 429,
+    "insufficient_quota": 429,
+    "overloaded_error": 503,
+    "unavailable_error": 503,
+}
 # LM Studio reports a missing model as the call's fault (400); it is the backend's. Only where the text begins so: it may quote the call.
 _NOT_SERVED = re.compile(
     r"(?:error: )?(?:no models? (?:is |are )?loaded|(?:the )?model (?:is |has |was )?(?:been )?unloaded|operation canceled"
@@ -126,12 +142,9 @@ def _status_of(text: ErrorText) -> int:
         return text.code
     if isinstance(text.code, str) and re.fullmatch(r"[45]\d\d", text.code, re.ASCII):
         return int(text.code)
-    is_callers = _is_overflow(text) or text.type in (
-        "invalid_request_error",
-        "BadRequestError",
-        "content_filter",
-    )
-    return 400 if is_callers else 500
+    if _is_overflow(text):
+        return 400
+    return _STATUS_OF_NAMES.get(text.code or "") or _STATUS_OF_NAMES.get(text.type or "") or 500
 
 
 def _is_overflow(text: ErrorText) -> bool:

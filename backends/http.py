@@ -23,6 +23,7 @@ from backends.http1 import Connection, Pieces
 from backends.pool import IDLE_S, Origin, Pool
 
 PROBE_TIMEOUT_S = 2.0  # an engine that cannot say "200" in this time would not answer a call either
+HIDDEN = "[key]"  # what stands where a server quoted the router's key
 LONG_BYTES = 8_192  # from here on one system call for several pieces costs less than joining them (measured)
 MAX_PROBE_BYTES = 262_144  # a server with hundreds of models lists them in less
 
@@ -46,12 +47,13 @@ class Limits(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One server. `fixed_head` are the header lines of every request to it; it holds the key, so it never appears in a repr."""
+    """One server. `fixed_head` are the header lines of every request to it; it holds the `key`, so neither appears in a repr."""
 
     origin: Origin
     pool: Pool
     dialect: Dialect
     fixed_head: bytes = field(repr=False)
+    key: str = field(default="", repr=False)
 
     def open(self, call: Outgoing, limits: Limits) -> Opening:
         """Start an attempt. Entering raises BackendError for everything but a 2xx answer."""
@@ -66,12 +68,20 @@ class Replica:
             async with Opening(self, (head,), limits) as reply:
                 body = await reply.read(MAX_PROBE_BYTES)
         except BackendError as error:
+            self.hide_key(error)
             return str(error) or type(error).__name__
         return (
             ""
             if self.dialect.is_healthy(body)
             else f"{self.dialect.health_path} does not answer as {self.dialect.kind} does"
         )
+
+    def hide_key(self, error: BackendError) -> None:
+        """Take the router's key out of what this server said with `error`: some quote it, and the words go into logs and answers."""
+        if self.key:
+            for form in {self.key, msgspec.json.encode(self.key).decode()[1:-1]}:
+                error.args = (str(error).replace(form, HIDDEN),)
+                error.body = error.body.replace(form.encode(), HIDDEN.encode())
 
     def _post(self, call: Outgoing) -> Pieces:
         length = sum(map(len, call.body))
@@ -97,7 +107,7 @@ def replica_at(origin: Origin, dialect: Dialect, key: str = "", *, idle_s: float
         raise ValueError(f"the key of {origin.url} holds a character that no header may carry; use printable ASCII")
     bearer = f"authorization: Bearer {key}\r\n" if key else ""
     head = f"host: {origin.authority}\r\naccept-encoding: identity\r\n{bearer}"
-    return Replica(origin, Pool(origin, idle_s=idle_s), dialect, head.encode("ascii"))
+    return Replica(origin, Pool(origin, idle_s=idle_s), dialect, head.encode("ascii"), key)
 
 
 class Opening:

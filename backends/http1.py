@@ -228,9 +228,11 @@ class Connection(asyncio.Protocol):
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in lines}
         if len(headers) != len(lines):
             names = [name.decode("latin-1").lower() for name, _ in lines]
-            for key in _SINGLE:
-                if names.count(key) > 1:
+            for key in {name for name in names if names.count(name) > 1}:
+                if key in _SINGLE:
                     raise ProtocolBroken(f"the answer carries {key} twice")
+                values = [value for name, (_, value) in zip(names, lines, strict=True) if name == key]
+                headers[key] = b", ".join(values).decode("latin-1")  # RFC 9110 section 5.3: one field of all its lines
         return headers
 
     def _is_close_delimited(self) -> bool:

@@ -14,9 +14,16 @@ Worked numbers, for_s (5, 300), window_s 30: out for 5, 10, 20, 40, 80, 160, 300
 about 300 calls one attempt each, and those move on. One that fails again after 40 s in rotation is out as long as the last time, after
 five minutes in rotation as short as the first time.
 
-A health probe that is well brings the probing call forward, so a restarted engine is back within seconds instead of minutes. When that
-call fails the probe has told an untruth (an engine that hangs behind a web server that answers), and until the replica recovers or its
-probe fails too, only time brings the next probing call: otherwise one client after the other would wait for a hanging engine.
+A health probe that is well brings the probing call forward, so a restarted engine is back within seconds instead of minutes; but only
+a probe that saw the failure has something to say about its end. One that was well when the replica tripped is not believed, or a backend
+that flaps under a probe that is always well would be in and out with every round of probes. When the call that it brought fails, the
+probe has told an untruth (an engine that hangs behind a web server that answers). Until the replica recovers or its probe fails too, only
+time brings the next probing call: otherwise one client after the other would wait for a hanging engine.
+
+A replica that came back gets its calls by and by (`policies.ramp`). Whose failures count says `policies.votes`.
+
+A replica whose server no longer has the model is held out: no time brings it back, only `let_go`. Its calls would fail, or, worse, be
+answered by the model that happens to be loaded.
 
 Calls that began before the last ejection say nothing about the replica as it is now: a stream that stalled when the engine died is
 reported half a minute later, when its successor is well. With `began_s` such late news is left out.
@@ -27,11 +34,15 @@ request), resilience4j (a share needs a minimum of calls).
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+
+from policies.ramp import ramp_s, weight
+from policies.votes import NOBODY, Tally, Voters, have_room, most_votes
 
 JITTER = 0.1  # to each side; Envoy and HAProxy spread by about as much
 _SLICES = 6  # the window moves in sixths: it sees between 5/6 and all of window_s, for two list cells a sixth
@@ -51,6 +62,7 @@ class Event(StrEnum):
 
     TRIPPED = "tripped"
     KEPT_OUT = "kept_out"
+    HELD_OUT = "held_out"
     TIMER_DUE = "timer_due"
     HEALTH_PROBE_WELL = "health_probe_well"
     CALL_SUCCEEDED = "call_succeeded"
@@ -62,6 +74,9 @@ NEXT: Mapping[tuple[State, Event], State] = MappingProxyType(
     {
         (State.IN_ROTATION, Event.TRIPPED): State.EJECTED,
         (State.IN_ROTATION, Event.KEPT_OUT): State.EJECTED,
+        (State.IN_ROTATION, Event.HELD_OUT): State.EJECTED,
+        (State.EJECTED, Event.HELD_OUT): State.EJECTED,
+        (State.PROBING, Event.HELD_OUT): State.EJECTED,
         (State.EJECTED, Event.TIMER_DUE): State.PROBING,
         (State.EJECTED, Event.HEALTH_PROBE_WELL): State.PROBING,
         (State.PROBING, Event.CALL_SUCCEEDED): State.IN_ROTATION,
@@ -93,7 +108,8 @@ class EjectionRules:
 class ReplicaHealth:
     """The health of one replica for one model. Holds state, but no clock: every method is told the time, and none of them waits.
 
-    `state`; `reason`, the last change in words, "" before the first; `ejected_until_s`, an instant, meaningful while ejected.
+    `state`; `reason`, the last change in words, "" before the first; `ejected_until_s`, an instant, meaningful while ejected, infinite
+    while held out; `ramps_until_s`, an instant, in the past where it takes its whole share.
     """
 
     __slots__ = (
@@ -105,12 +121,18 @@ class ReplicaHealth:
         "_is_probe_believed",
         "_is_probed_early",
         "_is_probing_call_out",
+        "_most_votes",
+        "_probe_was_well",
         "_returned_at_s",
         "_rng",
+        "_row_votes",
         "_rules",
         "_slice",
         "_slice_ends_s",
+        "_tripped_at_s",
+        "_votes",
         "ejected_until_s",
+        "ramps_until_s",
         "reason",
         "state",
     )
@@ -119,7 +141,9 @@ class ReplicaHealth:
         self.state = _IN_ROTATION
         self.reason = ""
         self.ejected_until_s = 0.0
+        self.ramps_until_s = float("-inf")
         self._rules = rules
+        self._most_votes = most_votes(rules.consecutive_failures)
         self._rng = rng
         self._in_a_row = 0
         self._calls = [0] * _SLICES  # by slice of the window, the present one first
@@ -131,6 +155,20 @@ class ReplicaHealth:
         self._is_probing_call_out = False
         self._is_probed_early = False
         self._is_probe_believed = True
+        self._probe_was_well: bool | None = None  # None: there was none yet
+        self._tripped_at_s: float | None = None  # since when it is out for its failures, None where it is not
+        self._clear_votes()
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether only `let_go` brings it back."""
+        return self.state is _EJECTED and self.ejected_until_s == math.inf
+
+    def weight(self, now_s: float) -> float:
+        """How much of its share of calls it should get, 1 but for the ramp after an ejection."""
+        if now_s >= self.ramps_until_s:
+            return 1.0
+        return weight(now_s - self._returned_at_s, self.ramps_until_s - self._returned_at_s)
 
     def is_due(self, now_s: float) -> bool:
         """Whether the next call would be a probing one. Changes nothing."""
@@ -157,7 +195,9 @@ class ReplicaHealth:
         if began_s is not None and began_s < self._ejected_at_s:
             return
         if self.state is _IN_ROTATION:
-            self._in_a_row = 0
+            if self._in_a_row:
+                self._in_a_row = 0
+                self._row_votes = Tally()
             if now_s >= self._slice_ends_s:
                 self._turn(now_s)
             self._calls[0] += 1
@@ -166,17 +206,23 @@ class ReplicaHealth:
             self._is_probing_call_out = False
             self._is_probe_believed = True
             self._returned_at_s = now_s
+            if self._tripped_at_s is not None:
+                self.ramps_until_s = now_s + ramp_s(now_s - self._tripped_at_s)
+                self._tripped_at_s = None
 
-    def failed(self, now_s: float, *, may_eject: bool = True, began_s: float | None = None) -> None:
-        """A call that began at `began_s` failed through the replica's fault. `may_eject`: whether it may leave the rotation now."""
+    def failed(
+        self, now_s: float, *, may_eject: bool = True, began_s: float | None = None, voters: Voters = NOBODY
+    ) -> None:
+        """A call that began at `began_s` failed through the replica's fault. `may_eject`: whether it may leave the rotation now.
+
+        `voters`: who may have caused it, see `policies.votes`.
+        """
         if began_s is not None and began_s < self._ejected_at_s:
             return
         if self.state is _IN_ROTATION:
             if now_s >= self._slice_ends_s:
                 self._turn(now_s)
-            self._calls[0] += 1
-            self._failures[0] += 1
-            self._in_a_row += 1
+            self._count(voters if self._probe_was_well is not False else NOBODY)
             why = self._too_many()
             if why and may_eject:
                 self._eject(Event.TRIPPED, why, now_s)
@@ -194,14 +240,27 @@ class ReplicaHealth:
         if self.state is _IN_ROTATION:
             self._eject(Event.KEPT_OUT, why, now_s)
 
+    def hold_out(self, now_s: float, why: str) -> None:
+        """Keep the replica out for `why` until `let_go`, wherever it stands."""
+        self._eject(Event.HELD_OUT, why, now_s)
+        self.ejected_until_s = math.inf
+
+    def let_go(self, now_s: float, why: str) -> None:
+        """End what `hold_out` began: the next call is the probing one."""
+        if self.is_held_out:
+            self.ejected_until_s = now_s
+            self.reason = why
+
     def probe_succeeded(self, now_s: float) -> None:
         """A health probe found the replica well: the next call may be the probing one, if such a probe has not misled before."""
-        if self.state is _EJECTED and self._is_probe_believed:
+        self._probe_was_well = True
+        if self.state is _EJECTED and self._is_probe_believed and not self.is_held_out:
             self._go(Event.HEALTH_PROBE_WELL, "its health probe is well")
             self._is_probed_early = True
 
     def probe_failed(self, now_s: float) -> None:
         """A health probe found the replica unwell. It takes nothing out of rotation, but a probe that sees failures is believed again."""
+        self._probe_was_well = False
         self._is_probe_believed = True
 
     def _go(self, event: Event, why: str) -> None:
@@ -213,6 +272,11 @@ class ReplicaHealth:
         if self.state is _IN_ROTATION:
             forgiven = (now_s - self._returned_at_s) / rules.window_s
             self._doublings -= int(min(self._doublings, forgiven))
+        if event is Event.TRIPPED:
+            self._tripped_at_s = now_s
+            if self._probe_was_well:
+                self._is_probe_believed = False
+        self.ramps_until_s = -math.inf
         self._go(event, why)
         shortest_s, longest_s = rules.for_s
         length_s = min(longest_s, shortest_s * 2.0**self._doublings)
@@ -223,6 +287,21 @@ class ReplicaHealth:
         self._in_a_row = 0
         self._calls = [0] * _SLICES
         self._failures = [0] * _SLICES
+        self._clear_votes()
+
+    def _clear_votes(self) -> None:
+        self._row_votes = Tally()
+        self._votes = [Tally() for _ in range(_SLICES)]
+
+    def _count(self, voters: Voters) -> None:
+        """Count a failure, in the row and in the window, as far as its voters have votes left there; beyond that it says nothing."""
+        if have_room(voters, (self._row_votes,), self._most_votes):
+            self._row_votes.add(voters)
+            self._in_a_row += 1
+        if have_room(voters, self._votes, self._most_votes):
+            self._votes[0].add(voters)
+            self._calls[0] += 1
+            self._failures[0] += 1
 
     def _too_many(self) -> str:
         """Why the replica should leave, "" where it need not."""
@@ -230,7 +309,10 @@ class ReplicaHealth:
         if self._in_a_row >= rules.consecutive_failures:
             return f"{self._in_a_row} failures in a row"
         calls, failures = sum(self._calls), sum(self._failures)
-        if calls >= rules.min_calls and failures >= rules.failure_share * calls:
+        is_alone = failures <= self._most_votes and any(
+            self._votes
+        )  # where little is enough, it may be all of one voter
+        if calls >= rules.min_calls and failures >= rules.failure_share * calls and not is_alone:
             return f"{failures} of {calls} calls within {rules.window_s:g} s failed"
         return ""
 
@@ -241,6 +323,8 @@ class ReplicaHealth:
         passed = min(max(0, number - self._slice), _SLICES)
         self._calls = [0] * passed + self._calls[: _SLICES - passed]
         self._failures = [0] * passed + self._failures[: _SLICES - passed]
+        if any(self._votes):
+            self._votes = [Tally() for _ in range(passed)] + self._votes[: _SLICES - passed]
         self._slice = number
         self._slice_ends_s = (number + 1) * slice_s
 

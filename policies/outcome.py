@@ -23,6 +23,7 @@ class OutcomeKind(StrEnum):
     FAILED = "failed"  # a 5xx, or an error inside a 200, before the commit
     PROTOCOL_BROKEN = "protocol_broken"
     STREAM_BROKEN = "stream_broken"  # after the commit
+    DIVERGED = "diverged"  # asked to resume a stream, it says something else than what was sent
     CLIENT_GONE = "client_gone"
     DEADLINE = "deadline"  # the call's own deadline
 
@@ -58,6 +59,7 @@ _MEANING = {
     OutcomeKind.FAILED: (True, True),
     OutcomeKind.PROTOCOL_BROKEN: (True, True),
     OutcomeKind.STREAM_BROKEN: (False, True),  # the client has seen content: a stream can be resumed, never tried again
+    OutcomeKind.DIVERGED: (False, False),  # chance in sampling, or another model; nothing that is wrong with the server
     OutcomeKind.CLIENT_GONE: (False, False),
     OutcomeKind.DEADLINE: (False, False),  # set by the client or by what earlier attempts used up
 }

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 
 from router.building import build_admission, build_fleet
 from router.config import Config
+from router.doors import Doors, Hosts
 from router.endpoints import Endpoint, NothingHere, endpoints
 from router.fleet import Fleet
 from router.metrics import Metrics, exposition
@@ -22,10 +23,14 @@ from router.record import Recorder
 
 
 class Application(FastAPI):
-    """FastAPI for everything but `/v1`; those paths are matched exactly, on the path as it was sent, before any other work."""
+    """FastAPI for everything but `/v1`; those paths are matched exactly, on the path as it was sent, before any other work.
 
-    def __init__(self, raw: Mapping[str, Endpoint], elsewhere: Endpoint, **options: Any):
+    `doors` is what its connections ask first; the server puts it there.
+    """
+
+    def __init__(self, raw: Mapping[str, Endpoint], elsewhere: Endpoint, doors: Doors, **options: Any):
         super().__init__(docs_url=None, redoc_url=None, openapi_url=None, **options)
+        self.doors = doors
         self.raw_endpoints: Mapping[bytes, Endpoint] = {path.encode(): endpoint for path, endpoint in raw.items()}
         self._elsewhere = elsewhere
 
@@ -52,8 +57,9 @@ def build_app(config: Config, env: Mapping[str, str]) -> Application:
     fleet = build_fleet(config, env, rng)
     metrics = Metrics()
     recorder = Recorder(metrics, rng)
+    doors = Doors(Hosts((*config.server.hosts, config.server.host)), recorder.turned_away)
     raw = endpoints(fleet, build_admission(config.server, env), recorder, config.server.pass_paths)
-    app = Application(raw, NothingHere(fleet, FASTAPI_PATHS), title="Crossfade", lifespan=_lifespan(fleet))
+    app = Application(raw, NothingHere(fleet, FASTAPI_PATHS), doors, title="Crossfade", lifespan=_lifespan(fleet))
     _add_routes(app, fleet, metrics)
     return app
 
@@ -75,14 +81,14 @@ def _lifespan(fleet: Fleet) -> Any:
     return lifespan
 
 
-def _add_routes(app: FastAPI, fleet: Fleet, metrics: Metrics) -> None:
+def _add_routes(app: Application, fleet: Fleet, metrics: Metrics) -> None:
     @app.api_route("/health/live", methods=["GET", "HEAD"])
     async def live() -> dict[str, str]:
         return {"status": "ok"}
 
     @app.api_route("/health/ready", methods=["GET", "HEAD"])
     async def ready() -> JSONResponse:
-        report = readiness(fleet)
+        report = readiness(fleet, is_stopping=app.doors.are_closing)
         return JSONResponse(report.as_json(), status_code=200 if report.is_ready else 503)
 
     @app.api_route("/metrics", methods=["GET", "HEAD"])

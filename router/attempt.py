@@ -46,7 +46,9 @@ class Attempt:
             rest = await self._answer(replica, started_s)
             kind = OutcomeKind.OK
         except BackendError as error:
+            replica.server.hide_key(error)
             kind, said = kind_of(error), str(error)
+            self.recorder.alerts.about(self.model.name, backend.name, kind, loop.time())
             raise
         finally:
             now_s = loop.time()

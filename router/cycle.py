@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-
-if TYPE_CHECKING:
-    from router.edge import EdgeProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 
 class _Nobody:
@@ -40,11 +38,19 @@ class CallCycle(RequestResponseCycle):
     body: Any = b""
     message_event = _NOBODY
 
-    def __init__(self, scope: Any, edge: EdgeProtocol, *, keep_alive: bool):
-        self.scope = scope
+    def __init__(self, edge: HttpToolsProtocol):
+        version = edge.parser.get_http_version()
+        self.scope: Any = {
+            "type": "http",
+            "http_version": version,
+            "method": edge.parser.get_method().decode("ascii"),
+            "raw_path": edge.url,
+            "headers": edge.headers,
+            "client": edge.client,
+        }
         self.transport = edge.transport
         self.flow = edge.flow
-        self.keep_alive = keep_alive
+        self.keep_alive = version != "1.0" and edge.parser.should_keep_alive()
         self.waiting_for_100_continue = edge.expect_100_continue
         self.on_response = edge.on_response_complete
 
@@ -68,3 +74,12 @@ class CallCycle(RequestResponseCycle):
             if self.body or not self.more_body or self.disconnected:
                 self.message_event.set()
         return await super().receive()
+
+
+class HangsUpGently:
+    """The transport of a cycle after which the connection is closed: `close` lets the client read the answer first."""
+
+    def __init__(self, transport: asyncio.Transport, linger: Callable[[], None]):
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = linger

@@ -3,9 +3,10 @@
 An ASGI `send` costs a coroutine, a dictionary, a list and a write to the socket of its own, and a stream of a thousand chunks pays
 for them a thousand times. So calls are answered on the transport directly (`router.client`).
 
-What uvicorn leaves open and is closed here: a head or the rest of a body that never comes, heads without a limit, requests with a
-whole URL in their first line, errors in another shape than OpenAI's, and reading that stays paused after a long body, which would
-keep a client's leaving from being heard.
+What uvicorn leaves open and is closed here: a head or the rest of a body that never comes, heads and URLs without a limit, requests
+without a Host or under a stranger's name, with a whole URL in their first line, in HTTP/0.9, or in a transfer coding that is not read;
+trailers that pose as headers; errors in another shape than OpenAI's; and reading that stays paused after a long body, which would keep
+a client's leaving from being heard.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from types import MappingProxyType
@@ -23,7 +25,8 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from router.cycle import CallCycle
+from router.cycle import CallCycle, HangsUpGently
+from router.doors import Doors
 from router.faults import Fault
 
 EXTENSION = "crossfade.edge"
@@ -38,10 +41,15 @@ SLOW_CLIENT_S = 60.0  # nginx's `send_timeout`: nothing at all was read for so l
 LOOKS = 6  # how often in this time a slow client is looked after
 LINGER_S = 5.0  # how long a connection that is being closed is still read; nginx's `lingering_timeout`
 MAX_HEADERS = 100  # Apache's default
-MAX_HEAD_BYTES = 65_536  # the sum of nginx's default buffers is 32 KiB; one read of the socket (256 KiB) is not cut up
+MAX_HEAD_BYTES = 32_768  # the sum of nginx's default buffers
+MAX_URL_BYTES = 8_192  # RFC 9110 asks for 8,000 at least; nginx's default for a line
 
 
-_NONE: Mapping[bytes, ASGI3Application] = MappingProxyType({})
+_VERSIONS = ("1.1", "1.0")
+_NOTED = frozenset({b"host", b"authorization", b"transfer-encoding", b"expect"})
+_TRAILERS: deque[tuple[bytes, bytes]] = deque(
+    maxlen=0
+)  # keeps nothing: a trailer must not be read as a header (RFC 9110, 6.5.1)
 
 
 class Listener(Protocol):
@@ -59,15 +67,21 @@ class EdgeProtocol(HttpToolsProtocol):
     body_timeout_s = BODY_TIMEOUT_S
     slow_client_s = SLOW_CLIENT_S
     linger_s = LINGER_S
+    doors = Doors()
 
     listener: Listener | None = None
     is_gone = False
-    _raw_endpoints = _NONE
+    _raw_endpoints: Mapping[bytes, ASGI3Application] = MappingProxyType({})
     _is_lingering = False
     _is_in_head = False
     _asks_for_another_protocol = False
     _read = b""
+    _is_split = False
     _head_bytes = 0
+    _host: bytes | None = None  # the last that was accepted, so that a connection's next request need not be judged
+    _hosts = 0
+    _has_key = False
+    _fault: Fault | None = None
     _due: asyncio.TimerHandle | None = None
     _slow_due: asyncio.TimerHandle | None = None
     _unread_bytes = 0
@@ -81,7 +95,12 @@ class EdgeProtocol(HttpToolsProtocol):
     def hang_up_after(self, cycle: RequestResponseCycle) -> None:
         """Close once `cycle` is answered, because the rest of its request will not be read as one."""
         cycle.keep_alive = False
-        cycle.transport = _HangsUpGently(self)  # type: ignore[assignment]
+        cycle.transport = HangsUpGently(self.transport, self.linger)  # type: ignore[assignment]
+
+    def is_to_close(self) -> None:
+        """Make the answer that is being prepared the connection's last."""
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def linger(self) -> None:
         """End our side now and the connection soon: closed at once while the client still writes, its kernel would drop the answer."""
@@ -98,7 +117,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._raw_endpoints = getattr(self.app, "raw_endpoints", _NONE)
+        self._raw_endpoints = getattr(self.app, "raw_endpoints", self._raw_endpoints)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def data_received(self, data: bytes) -> None:
@@ -108,10 +127,14 @@ class EdgeProtocol(HttpToolsProtocol):
         self._read = data
         super().data_received(data)
         if not self._is_in_head or self._is_lingering:
+            self._is_split = False
             return
+        self._is_split = True
         self._head_bytes = self._head_bytes + len(data) if goes_on else 0
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse(431, "The head of the request is too long.")
+        if len(self.url) > MAX_URL_BYTES:
+            self._refuse(_URL_TOO_LONG)
+        elif self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(_HEAD_TOO_LONG)
         elif self._due is None:
             self._arm(self.head_timeout_s, self._head_is_late)
 
@@ -142,28 +165,42 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._is_in_head = True
+        self._hosts = 0
+        self._has_key = False
+        self._fault = None
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name in _NOTED:
+            value = self._noted(name, value)
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         if self._due is not None:
             self._disarm()
-        if len(self.headers) > MAX_HEADERS:
-            raise ValueError("too many headers")  # becomes the parser's error, which `send_400_response` answers
+        if (
+            self._hosts != 1
+            or self._fault is not None
+            or len(self.url) > MAX_URL_BYTES
+            or len(self.headers) > MAX_HEADERS
+            or self._is_split
+            or len(self._read) > MAX_HEAD_BYTES
+            or b"#" in self.url
+            or self.parser.get_http_version() not in _VERSIONS
+        ):
+            self._judge_head()
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
             self._asks_for_another_protocol = True
             return
         endpoint = self._raw_endpoints.get(self.url)
-        if endpoint is not None:
-            self._begin_call(endpoint)
-            return
-        self.scope = self._whole_scope()
-        super().on_headers_complete()
-        if not self.url.startswith(b"/"):
-            self.scope["raw_path"] = self.url  # a whole URL is no path, and nothing stands at it
-        self.scope["extensions"] = {EXTENSION: Turn(self, self.cycle)}  # type: ignore[dict-item]
+        self._begin() if endpoint is None else self._begin_call(endpoint)
+        self.headers = _TRAILERS  # type: ignore[assignment]
+        if self.doors.are_closing:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
@@ -190,6 +227,8 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         is_read = self.pipeline or not self.cycle.more_body
+        if self._is_lingering:
+            self.pipeline.clear()  # what came behind a request after which we hang up is never begun
         super().on_response_complete()
         if not is_read and not self._is_lingering and not self.transport.is_closing():
             self._unset_keepalive_if_required()
@@ -202,10 +241,12 @@ class EdgeProtocol(HttpToolsProtocol):
         self._arm(self.linger_s, self.transport.abort)
 
     def send_400_response(self, msg: str) -> None:
-        if len(self.headers or ()) > MAX_HEADERS:  # none before the first message has begun
-            self._refuse(431, f"A request may carry {MAX_HEADERS} headers.")
-        else:
-            self._refuse(400, "The request is not valid HTTP/1.1.")
+        self._refuse(self._fault or _NOT_HTTP)
+
+    def shutdown(self) -> None:
+        """Close what is idle; a request that has begun to arrive is still answered."""
+        if not self._is_in_head:
+            super().shutdown()
 
     def _unsupported_upgrade_warning(self) -> None:
         """Java's client asks for HTTP/2 in its first request. The parser drops such a request's body, so read it again without the wish."""
@@ -222,47 +263,71 @@ class EdgeProtocol(HttpToolsProtocol):
     # -- inside ------------------------------------------------------------------------------------
 
     def _begin_call(self, endpoint: ASGI3Application) -> None:
-        """Start the task of a request to a raw endpoint, with as much of a scope as such endpoints read."""
-        version = self.parser.get_http_version()
-        scope: Any = {
-            "type": "http",
-            "http_version": version,
-            "method": self.parser.get_method().decode("ascii"),
-            "raw_path": self.url,
-            "headers": self.headers,
-            "client": self.client,
-        }
-        cycle = CallCycle(scope, self, keep_alive=version != "1.0" and self.parser.should_keep_alive())
-        scope["extensions"] = {EXTENSION: Turn(self, cycle)}
+        """Start the task of a request to a raw endpoint."""
         before: RequestResponseCycle | None = self.cycle
-        self.cycle = cycle
+        cycle = self.cycle = CallCycle(self)
+        cycle.scope["extensions"] = {EXTENSION: Turn(self, cycle)}
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, endpoint)
         else:  # pipelined
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, endpoint))
 
-    def _whole_scope(self) -> Any:
-        return {
-            "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": "1.1",
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme,
-            "root_path": self.root_path,
-            "headers": self.headers,
-            "state": self.app_state.copy(),
-        }
+    def _begin(self) -> None:
+        """Start the task of any other request, as uvicorn does."""
+        headers, url, expects = self.headers, self.url, self.expect_100_continue
+        super().on_message_begin()  # makes the scope
+        self.headers.extend(headers)
+        self.url, self.expect_100_continue = url, expects
+        super().on_headers_complete()
+        if not self.url.startswith(b"/"):
+            self.scope["raw_path"] = self.url  # a whole URL is no path, and nothing stands at it
+        self.scope["extensions"] = {EXTENSION: Turn(self, self.cycle)}  # type: ignore[dict-item]
 
-    def _refuse(self, status: int, message: str) -> None:
-        """Answer what never became a request, but never into the middle of a running call's answer: then only close."""
+    def _noted(self, name: bytes, value: bytes) -> bytes:
+        """Take in a header that decides something already here, and return the value that counts. Nothing is raised in mid-head."""
+        if name == b"host":
+            self._hosts += 1
+            if value != self._host:
+                self._fault = self.doors.hosts.fault_of(value.decode("latin-1")) or self._fault
+                self._host = value if self._fault is None else None
+        elif name == b"authorization":
+            if self._has_key:  # whoever stands in front may have judged only one of the two, so neither counts
+                return b""
+            self._has_key = True
+        elif name == b"expect":
+            self.expect_100_continue = self.expect_100_continue or value.lower() == b"100-continue"
+        elif value.lower() != b"chunked" or self.parser.get_http_version() == "1.0":
+            self._fault = _NO_SUCH_CODING
+        return value
+
+    def _judge_head(self) -> None:
+        """Raises where the request must not become one: the parser's error, which `send_400_response` answers with the fault."""
+        version = self.parser.get_http_version()
+        size = sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if len(self.url) > MAX_URL_BYTES:
+            self._fault = _URL_TOO_LONG
+        elif len(self.headers) > MAX_HEADERS:
+            self._fault = _TOO_MANY_HEADERS
+        elif size > MAX_HEAD_BYTES:
+            self._fault = _HEAD_TOO_LONG
+        elif version not in _VERSIONS or b"#" in self.url:
+            self._fault = _NOT_HTTP
+        elif self._hosts > 1 or (not self._hosts and version == "1.1"):  # RFC 9112 section 3.2; HTTP/1.0 knew no Host
+            self._fault = _ONE_HOST
+        if self._fault is not None:
+            raise ValueError(self._fault.message)
+
+    def _refuse(self, fault: Fault) -> None:
+        """Answer what never became a whole request, but never into the middle of a running call's answer: then only close."""
         self._is_in_head = False
+        self.doors.turned_away(fault.result)
         running: RequestResponseCycle | None = self.cycle
         if running is not None and not running.response_complete:
-            self.transport.close()
-            return
-        fault = Fault(status, message, "invalid_request_error", "bad_request")
+            if self.pipeline or running.response_started or not running.more_body:
+                self.transport.close()
+                return
+            running.response_complete = True  # its body is what went wrong, and this is its answer
         body = fault.body()
         lines = [
             (b"x-request-id", secrets.token_hex(16).encode()),
@@ -271,12 +336,14 @@ class EdgeProtocol(HttpToolsProtocol):
             (b"connection", b"close"),
         ]
         head = b"".join(b"%b: %b\r\n" % line for line in lines)
-        status_line = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
+        status_line = f"HTTP/1.1 {fault.status} {HTTPStatus(fault.status).phrase}\r\n".encode()
         self.transport.write(b"%b%b\r\n%b" % (status_line, head, body))
         self.linger()
+        if self.listener is not None:
+            self.listener.client_left()
 
     def _head_is_late(self) -> None:
-        self._refuse(408, f"The head of the request did not arrive within {self.head_timeout_s:g} s.")
+        self._refuse(_bad(408, f"The head of the request did not arrive within {self.head_timeout_s:g} s."))
 
     def _arm(self, delay_s: float, callback: Callable[[], Any]) -> None:
         self._disarm()
@@ -304,20 +371,16 @@ class EdgeProtocol(HttpToolsProtocol):
             self._due = None
 
 
-class _HangsUpGently:
-    """The transport of a cycle after which the connection is closed: `close` lets the client read the answer first."""
+def _bad(status: int, message: str) -> Fault:
+    return Fault(status, message, "invalid_request_error", "bad_request")
 
-    def __init__(self, edge: EdgeProtocol):
-        self._edge = edge
 
-    def write(self, data: bytes) -> None:
-        self._edge.transport.write(data)
-
-    def is_closing(self) -> bool:
-        return self._edge.transport.is_closing()
-
-    def close(self) -> None:
-        self._edge.linger()
+_NOT_HTTP = _bad(400, "The request is not valid HTTP/1.1.")
+_ONE_HOST = _bad(400, "A request needs one Host header.")
+_NO_SUCH_CODING = _bad(400, "Of the transfer codings only `chunked` is read, and only in HTTP/1.1.")
+_URL_TOO_LONG = _bad(414, f"The URL is longer than {MAX_URL_BYTES} bytes.")
+_HEAD_TOO_LONG = _bad(431, f"The head of the request is longer than {MAX_HEAD_BYTES} bytes.")
+_TOO_MANY_HEADERS = _bad(431, f"A request may carry {MAX_HEADERS} headers.")
 
 
 class Turn(NamedTuple):

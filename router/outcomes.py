@@ -17,6 +17,7 @@ KINDS: dict[type[errors.BackendError], OutcomeKind] = {
     errors.Failed: OutcomeKind.FAILED,
     errors.ProtocolBroken: OutcomeKind.PROTOCOL_BROKEN,
     errors.StreamBroken: OutcomeKind.STREAM_BROKEN,
+    errors.Diverged: OutcomeKind.DIVERGED,
     errors.DeadlinePassed: OutcomeKind.DEADLINE,
 }
 

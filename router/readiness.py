@@ -11,19 +11,21 @@ from router.fleet import Fleet, LiveReplica
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """For each model its backends' replicas with their state; ready where each model has one in rotation."""
+    """For each model its backends' replicas with their state; ready where each model has one in rotation and the router is to stay."""
 
     is_ready: bool
     revision: int
     models: dict[str, dict[str, list[dict[str, str]]]]
+    is_stopping: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """The body; no addresses of backends, because load balancers and strangers read it."""
-        return {"status": "ready" if self.is_ready else "not ready", "revision": self.revision, "models": self.models}
+        status = "stopping" if self.is_stopping else "ready" if self.is_ready else "not ready"
+        return {"status": status, "revision": self.revision, "models": self.models}
 
 
-def readiness(fleet: Fleet) -> Readiness:
-    """The state of everything now."""
+def readiness(fleet: Fleet, *, is_stopping: bool = False) -> Readiness:
+    """The state of everything now; a router that `is_stopping` is not ready, however well its backends are."""
     models: dict[str, dict[str, list[dict[str, str]]]] = {}
     is_ready = True
     for model in fleet.models.values():
@@ -35,7 +37,7 @@ def readiness(fleet: Fleet) -> Readiness:
         is_ready = is_ready and any(
             row["state"] == State.IN_ROTATION.value for replicas in rows.values() for row in replicas
         )
-    return Readiness(is_ready, fleet.revision, models)
+    return Readiness(is_ready and not is_stopping, fleet.revision, models, is_stopping)
 
 
 def _state(replica: LiveReplica, model: str, is_draining: bool) -> dict[str, str]:

@@ -10,6 +10,7 @@ import random
 from policies.ejection import State
 from policies.outcome import Outcome, OutcomeKind
 from policies.retry import Chance
+from router.alerts import Alerts
 from router.call import Call
 from router.fleet import LiveModel, LiveReplica
 from router.metrics import Metrics
@@ -23,6 +24,7 @@ class Recorder:
     def __init__(self, metrics: Metrics, rng: random.Random):
         self.metrics = metrics
         self.rng = rng
+        self.alerts = Alerts()
 
     def chance(self, now_s: float) -> Chance:
         """The time and the dice of one decision."""

@@ -20,11 +20,12 @@ from abc import ABC, abstractmethod
 
 import msgspec
 
-from backends.answers import ChunkShape, Ends, Renaming, check_whole, read_chunk
+from backends.answers import Chunk, ChunkShape, Ends, Renaming, check_whole, read_chunk
 from backends.errors import AnswerTimeout, BackendError, DeadlinePassed, ProtocolBroken, StreamBroken
 from backends.exchange import Exchange
 from backends.faults import fault_of_error
 from backends.sse import Event, SseDecoder, encode
+from backends.transcript import MAX_KEPT_BYTES, Transcript
 from router.client import Client
 
 MAX_ANSWER_BYTES = 67_108_864  # a whole answer: 64 MiB, far above the largest batch of embeddings that engines allow
@@ -33,7 +34,7 @@ MAX_LESSONS = (
     8  # a stream goes from reasoning to content and back a few times; one whose shape never settles is read in full
 )
 DONE = b"[DONE]"
-_DONE_EVENT = b"data: [DONE]\n\n"
+DONE_EVENT = b"data: [DONE]\n\n"
 _EVENT_STREAM = "text/event-stream"
 AFTER_DONE_S = 1.0  # what ends the framing comes with [DONE] or right after it; a client need not wait longer for what says nothing
 
@@ -81,14 +82,34 @@ class _Relay(ABC):
 class StreamRelay(_Relay):
     """One stream of chat completions or completions on its way to the client."""
 
-    __slots__ = ("_decoder", "_ends", "_held", "_held_bytes", "_lessons", "_renaming", "_shape", "first_s", "is_done")
+    __slots__ = (
+        "_decoder",
+        "_ends",
+        "_held",
+        "_held_bytes",
+        "_lessons",
+        "_renaming",
+        "_shape",
+        "_transcript",
+        "first_s",
+        "is_done",
+    )
 
-    def __init__(self, reply: Exchange, client: Client, renaming: Renaming, limits: StreamLimits):
+    def __init__(
+        self,
+        reply: Exchange,
+        client: Client,
+        renaming: Renaming,
+        limits: StreamLimits,
+        transcript: Transcript | None = None,
+    ):
+        """`transcript` is where the stream is kept for the case that it breaks; None where it would not be resumed."""
         super().__init__(reply, client, limits)
         self._renaming = renaming
+        self._transcript = transcript
         self._decoder = SseDecoder()
         self._ends = Ends()
-        self._shape = ChunkShape()
+        self._shape = ChunkShape(MAX_KEPT_BYTES)
         self._lessons = MAX_LESSONS
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -129,7 +150,7 @@ class StreamRelay(_Relay):
         if self.is_done:
             await self._framings_end()
         else:
-            client.write(_DONE_EVENT)
+            client.write(DONE_EVENT)
 
     async def _framings_end(self) -> None:
         """Everything was said: whether the message ends well only decides over the connection's further use."""
@@ -181,6 +202,8 @@ class StreamRelay(_Relay):
             return
         if read.count(b"data: ") == 1 and self._shape.learn(read, sent):
             self._lessons -= 1
+            if self._transcript is not None:
+                self._shape.kept = self._transcript.keep(self._shape.name)
 
     def _offer_tap(self) -> None:
         is_known = self._lessons < MAX_LESSONS and not self.is_done  # what follows [DONE] is nobody's
@@ -201,14 +224,22 @@ class StreamRelay(_Relay):
             return False
         data = event.data
         if data == DONE:
+            if not self._ends.are_all_seen:  # vLLM says so after an error too; no client may take it for an end
+                raise ProtocolBroken("the stream said [DONE] without a finish_reason")
             self.is_done = True
-            out.append(_DONE_EVENT)
+            out.append(DONE_EVENT)
             return False
         if event.type == b"error":
             raise fault_of_error(data)
         chunk = read_chunk(data)
+        return self._take_chunk(chunk, event, out)
+
+    def _take_chunk(self, chunk: Chunk, event: Event, out: list[bytes]) -> bool:
+        data = self._renaming.apply(event.data, chunk.model)
         self._ends.see(chunk)
-        out.append(encode(event.type, self._renaming.apply(data, chunk.model)))
+        if self._transcript is not None:
+            self._transcript.see(chunk, data)
+        out.append(encode(event.type, data))
         return chunk.has_content
 
     # -- inside --------------------------------------------------------------------------------------
@@ -219,7 +250,8 @@ class StreamRelay(_Relay):
             return DeadlinePassed("the call's deadline passed in mid-stream")
         if now_s >= self._limits.ends_s:
             return StreamBroken("the answer takes longer than its backend may")
-        return StreamBroken(f"no content for {self._limits.between_tokens_s:g} s in mid-stream")
+        said = f"no content for {self._limits.between_tokens_s:g} s in mid-stream"
+        return StreamBroken(said, is_stalled=True)
 
 
 class _Passed(msgspec.Struct, gc=False):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -43,7 +45,10 @@ class Connection:
             await asyncio.sleep(0)
 
     def reset(self) -> None:
-        """Hang up with a reset."""
+        """Hang up with a reset, as a killed server's kernel does; closing alone would send a FIN."""
+        sock: socket.socket = self.writer.get_extra_info("socket")
+        if sock.fileno() >= 0:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
     async def until_gone(self) -> None:

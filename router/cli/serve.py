@@ -24,7 +24,8 @@ def serve(
         for problem in exc.problems:
             typer.echo(str(problem), err=True)
         raise typer.Exit(1) from exc
-    from router.serve import CannotListen, listeners, run, set_up_logging
+    from router.logs import set_up_logging
+    from router.serve import CannotListen, listeners, run
 
     set_up_logging()
     for notice in loaded.notices:

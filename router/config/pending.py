@@ -27,7 +27,6 @@ PENDING: tuple[Pending, ...] = (
     Pending("server.clients[].priority", "Nobody waits longer than others.", lambda value: value != "interactive"),
     Pending("server.clients[].max_in_flight", "Only server.max_in_flight limits the calls."),
     Pending("server.clients[].calls_per_min", "Only server.max_in_flight limits the calls."),
-    Pending("server.hosts", "The Host header is not checked."),
     Pending("server.admin", "There is no admin API."),
     Pending("store.*", "Nothing is written; state and history last as long as the process."),
     Pending("backends.*.kind", "Calls to it fail over to the next backend.", lambda value: value == "litellm"),

@@ -82,7 +82,8 @@ class Server(Section):
         default=(), description="Networks (CIDR) whose clients need no key. Never valid for the admin API."
     )
     hosts: tuple[AcceptedHost, ...] = Field(
-        default=(), description="Host headers to accept, beside loopback and the address that is listened on."
+        default=(),
+        description="Further Host headers to accept. Addresses, loopback, names without a dot, .local and .internal need no entry.",
     )
     admin: Admin = Field(default_factory=Admin, description="The admin API's own listener and keys.")
     drain_s: SecondsOrZero = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -11,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from backends.dialects import DIALECTS, VLLM
-from backends.errors import Failed, FirstTokenTimeout, ProtocolBroken, Refused, Rejected
+from backends.errors import Failed, FirstTokenTimeout, KeyRefused, ProtocolBroken, Refused, Rejected
 from backends.exchange import ERROR_BODY_BYTES
 from backends.http import Outgoing, replica_at
 from backends.pool import origin_of
@@ -46,6 +47,19 @@ def test_a_key_that_would_end_its_header_is_refused(key: str) -> None:
 
 def test_a_replicas_key_is_in_none_of_its_representations() -> None:
     assert "sk-secret" not in repr(replica_at(origin_of("http://127.0.0.1:1"), VLLM, "sk-secret"))
+
+
+@pytest.mark.parametrize("key", ["sk-secret", 'sk-"quoted\\'], ids=["plain", "one that JSON escapes"])
+async def test_a_server_that_quotes_the_routers_key_is_not_quoted(key: str) -> None:
+    said = answer({"error": {"message": f"Incorrect API key provided: {key}", "code": "invalid_api_key"}}, "401 No")
+    async with serving(answers(said)) as wire:
+        replica = replica_at(origin_of(wire.url), VLLM, key)
+        assert "Incorrect" in (words := await replica.probe()) and key not in words
+        with pytest.raises(KeyRefused) as caught:
+            await body_of(replica)
+    replica.hide_key(caught.value)
+    assert "[key]" in str(caught.value) and key not in str(caught.value)
+    assert key not in json.loads(caught.value.body)["error"]["message"]
 
 
 # -- the one replay --------------------------------------------------------------------------------

@@ -191,6 +191,12 @@ def test_a_trailer_does_not_rewrite_the_head() -> None:
     assert heard.headers["content-type"].startswith("text/event-stream") and "content-length" not in heard.headers
 
 
+def test_lines_of_one_header_are_read_as_one_value() -> None:
+    raw = response("retry-after: 0", "x: y", "Retry-After: 30", "content-length: 2", body=b"hi")
+    _, heard = heard_of(raw, [])
+    assert heard.headers == {"retry-after": "0, 30", "x": "y", "content-length": "2"} and heard.ends == 1
+
+
 def test_a_body_without_a_length_ends_with_the_connection() -> None:
     connection, heard = heard_of(response(body=b"hello"), [], hangs_up=True)
     assert (heard.body, heard.ends, heard.errors) == (b"hello", 1, []) and not connection.is_idle

@@ -7,7 +7,14 @@ import pytest
 from policies.outcome import OUTCOMES, OutcomeKind
 
 CALLERS_DOING = {OutcomeKind.REJECTED, OutcomeKind.OVERFLOW, OutcomeKind.CLIENT_GONE, OutcomeKind.DEADLINE}
-OVER = {OutcomeKind.OK, OutcomeKind.REJECTED, OutcomeKind.STREAM_BROKEN, OutcomeKind.CLIENT_GONE, OutcomeKind.DEADLINE}
+CHANCE = {OutcomeKind.DIVERGED}
+OVER = {
+    OutcomeKind.OK,
+    OutcomeKind.REJECTED,
+    OutcomeKind.STREAM_BROKEN,
+    OutcomeKind.CLIENT_GONE,
+    OutcomeKind.DEADLINE,
+} | CHANCE
 
 
 @pytest.mark.parametrize("kind", OutcomeKind)
@@ -18,7 +25,7 @@ def test_every_kind_has_its_row(kind: OutcomeKind) -> None:
 
 @pytest.mark.parametrize("kind", OutcomeKind)
 def test_only_the_backends_own_failures_count_against_it(kind: OutcomeKind) -> None:
-    is_innocent = kind is OutcomeKind.OK or kind in CALLERS_DOING
+    is_innocent = kind is OutcomeKind.OK or kind in CALLERS_DOING | CHANCE
     assert OUTCOMES[kind].counts_against_backend is not is_innocent
 
 

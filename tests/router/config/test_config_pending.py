@@ -22,7 +22,6 @@ SET: dict[str, tuple[str, Any]] = {
         [{"key_env": "HOME_KEY"}, {"key_env": "HOME_KEY", "max_in_flight": 3}],
     ),
     "server.clients[].calls_per_min": ("server/clients", [{"key_env": "HOME_KEY", "calls_per_min": 3}]),
-    "server.hosts": ("server/hosts", ["crossfade.example"]),
     "server.admin": ("server/admin", {"port": 9000}),
     "store.*": ("store/keep_days", 3),
     "backends.*.kind": ("backends/cloud", {"kind": "litellm", "provider": "openai"}),
