@@ -191,9 +191,10 @@ _ONE_EVENT = re.compile(rb"data:[^\r\n]*(?:\n\n|\r\n\r\n)")
 _WHOLE_TEXT = re.compile(_LETTERS)
 _PLAIN = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))
 _QUOTE = ord('"')
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _MOST_DIGITS = 3
 _LINES = tuple(b"%x" % size for size in range(16**_MOST_DIGITS))
-# A chunk's size as engines write it, in either case; a text chunk is some 230 bytes long, and whatever is 4 KiB is read in full.
+# Sizes of chunks as engines write them, in either case; a text chunk of one token is some 230 bytes long.
 _SIZES = {line: size for size, line in enumerate(_LINES)} | {line.upper(): size for size, line in enumerate(_LINES)}
 
 
@@ -267,7 +268,10 @@ class ChunkShape:
         line_end = read.find(b"\r\n", position, position + _MOST_DIGITS + 2)
         size = _SIZES.get(read[position:line_end]) if line_end > 0 else None
         if size is None:
-            return b"", position
+            line = _SIZE_LINE.match(read, position)
+            if line is None:
+                return b"", position
+            line_end, size = line.end() - 2, int(line[1], 16)
         head = line_end + 2
         chunk_end = head + 2 + size
         start = head + self._head_bytes

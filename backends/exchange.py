@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 
 from backends.errors import BackendError, FirstTokenTimeout, ProtocolBroken
-from backends.http1 import Connection, Tap
+from backends.http1 import Connection, Pieces, Tap
 
 ERROR_BODY_BYTES = 65_536  # vLLM's largest captured error body is 2 KB; what is longer is cut
 ERROR_BODY_S = 1.0  # the words of an error are worth no longer wait: its status alone says whether to go elsewhere
@@ -68,7 +68,7 @@ class Exchange:
 
     # -- the caller's side -------------------------------------------------------------------------
 
-    def start(self, connection: Connection, request: bytes) -> None:
+    def start(self, connection: Connection, request: Pieces) -> None:
         """Send the request. Raises ConnectionError where a kept connection turns out to be gone, BackendError where it is too late."""
         self._connection = connection
         if self._error is not None:

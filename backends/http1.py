@@ -28,6 +28,9 @@ MAX_HEAD_BYTES = 65_536  # httpx gives up at about 100 KB; no engine sends more 
 MAX_INTERIM = 16  # 1xx answers before the real one; a flood of them is an attack
 _SINGLE = frozenset({"content-length", "transfer-encoding", "content-encoding"})
 
+Pieces = tuple[
+    bytes | memoryview, ...
+]  # of a request, in their order; a long prompt is sent from where it was received
 Tap = Callable[[bytes], int]  # how many bytes of a read it took: whole chunks from the start
 
 
@@ -78,7 +81,7 @@ class Connection(asyncio.Protocol):
 
     # -- for the pool and the exchange -------------------------------------------------------------
 
-    def send(self, request: bytes, receiver: Receiver) -> None:
+    def send(self, request: Pieces, receiver: Receiver) -> None:
         """Start an exchange. Raises ConnectionError where the server has already hung up."""
         if self.transport is None or self.transport.is_closing() or not self.is_idle:
             raise ConnectionResetError("the connection is gone")
@@ -89,7 +92,10 @@ class Connection(asyncio.Protocol):
         self._tappable = False
         self._chunk_is_whole = False
         self._receiver = receiver
-        self.transport.write(request)
+        if len(request) == 1:
+            self.transport.write(request[0])
+        else:
+            self.transport.writelines(request)
 
     @property
     def has_answered(self) -> bool:

@@ -31,7 +31,7 @@ class Application(FastAPI):
     def __init__(self, raw: Mapping[str, Endpoint], elsewhere: Endpoint, doors: Doors, **options: Any):
         super().__init__(docs_url=None, redoc_url=None, openapi_url=None, **options)
         self.doors = doors
-        self._raw_endpoints = {path.encode(): endpoint for path, endpoint in raw.items()}
+        self.raw_endpoints: Mapping[bytes, Endpoint] = {path.encode(): endpoint for path, endpoint in raw.items()}
         self._elsewhere = elsewhere
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -39,7 +39,7 @@ class Application(FastAPI):
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
-        endpoint = self._raw_endpoints.get(scope["raw_path"])
+        endpoint = self.raw_endpoints.get(scope["raw_path"])
         if endpoint is not None:
             await endpoint(scope, receive, send)
         elif scope["raw_path"] in FASTAPI_PATHS and scope["method"] in ("GET", "HEAD"):

@@ -15,13 +15,17 @@ import asyncio
 import secrets
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import httptools
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from router.cycle import CallCycle, HangsUpGently
 from router.doors import Doors
 from router.faults import Fault
 
@@ -67,6 +71,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     listener: Listener | None = None
     is_gone = False
+    _raw_endpoints: Mapping[bytes, ASGI3Application] = MappingProxyType({})
     _is_lingering = False
     _is_in_head = False
     _asks_for_another_protocol = False
@@ -90,7 +95,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def hang_up_after(self, cycle: RequestResponseCycle) -> None:
         """Close once `cycle` is answered, because the rest of its request will not be read as one."""
         cycle.keep_alive = False
-        cycle.transport = _HangsUpGently(self)  # type: ignore[assignment]
+        cycle.transport = HangsUpGently(self.transport, self.linger)  # type: ignore[assignment]
 
     def is_to_close(self) -> None:
         """Make the answer that is being prepared the connection's last."""
@@ -112,6 +117,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._raw_endpoints = getattr(self.app, "raw_endpoints", self._raw_endpoints)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def data_received(self, data: bytes) -> None:
@@ -164,7 +170,9 @@ class EdgeProtocol(HttpToolsProtocol):
         self._hosts = 0
         self._has_key = False
         self._fault = None
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
@@ -174,7 +182,8 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
-        self._disarm()
+        if self._due is not None:
+            self._disarm()
         if (
             self._hosts != 1
             or self._fault is not None
@@ -189,18 +198,26 @@ class EdgeProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
             self._asks_for_another_protocol = True
             return
-        super().on_headers_complete()
-        if not self.url.startswith(b"/"):
-            self.scope["raw_path"] = self.url  # a whole URL is no path, and nothing stands at it
-        self.scope["extensions"] = {EXTENSION: Turn(self, self.cycle)}  # type: ignore[dict-item]
+        endpoint = self._raw_endpoints.get(self.url)
+        self._begin() if endpoint is None else self._begin_call(endpoint)
         self.headers = _TRAILERS  # type: ignore[assignment]
         if self.doors.are_closing:
             self.cycle.keep_alive = False
 
+    def on_body(self, body: bytes) -> None:
+        cycle = self.cycle
+        if not isinstance(cycle, CallCycle) or self._asks_for_another_protocol:
+            super().on_body(body)
+        elif not cycle.response_complete and cycle.take(body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+
     def on_message_complete(self) -> None:
         if self._asks_for_another_protocol:
             return
-        super().on_message_complete()
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
         if not self.pipeline:
             self.flow.resume_reading()
         if self._due is not None:  # the rest of a body whose call is answered; the connection may carry the next call
@@ -246,6 +263,28 @@ class EdgeProtocol(HttpToolsProtocol):
         super().data_received(head + self._read[error.args[0] :])
 
     # -- inside ------------------------------------------------------------------------------------
+
+    def _begin_call(self, endpoint: ASGI3Application) -> None:
+        """Start the task of a request to a raw endpoint."""
+        before: RequestResponseCycle | None = self.cycle
+        cycle = self.cycle = CallCycle(self)
+        cycle.scope["extensions"] = {EXTENSION: Turn(self, cycle)}
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, endpoint)
+        else:  # pipelined
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, endpoint))
+
+    def _begin(self) -> None:
+        """Start the task of any other request, as uvicorn does."""
+        headers, url, expects = self.headers, self.url, self.expect_100_continue
+        super().on_message_begin()  # makes the scope
+        self.headers.extend(headers)
+        self.url, self.expect_100_continue = url, expects
+        super().on_headers_complete()
+        if not self.url.startswith(b"/"):
+            self.scope["raw_path"] = self.url  # a whole URL is no path, and nothing stands at it
+        self.scope["extensions"] = {EXTENSION: Turn(self, self.cycle)}  # type: ignore[dict-item]
 
     def _noted(self, name: bytes, value: bytes) -> bytes:
         """Take in a header that decides something already here, and return the value that counts. Nothing is raised in mid-head."""
@@ -344,22 +383,6 @@ _NO_SUCH_CODING = _bad(400, "Of the transfer codings only `chunked` is read, and
 _URL_TOO_LONG = _bad(414, f"The URL is longer than {MAX_URL_BYTES} bytes.")
 _HEAD_TOO_LONG = _bad(431, f"The head of the request is longer than {MAX_HEAD_BYTES} bytes.")
 _TOO_MANY_HEADERS = _bad(431, f"A request may carry {MAX_HEADERS} headers.")
-
-
-class _HangsUpGently:
-    """The transport of a cycle after which the connection is closed: `close` lets the client read the answer first."""
-
-    def __init__(self, edge: EdgeProtocol):
-        self._edge = edge
-
-    def write(self, data: bytes) -> None:
-        self._edge.transport.write(data)
-
-    def is_closing(self) -> bool:
-        return self._edge.transport.is_closing()
-
-    def close(self) -> None:
-        self._edge.linger()
 
 
 class Turn(NamedTuple):

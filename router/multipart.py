@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from backends.http1 import Pieces
 from router.reading import MAX_MODEL_CHARS, BadCall
 
 _BOUNDARY = re.compile(
@@ -42,10 +43,10 @@ class FormBody:
     def size_bytes(self) -> int:
         return len(self.raw)
 
-    def write(self, model: bytes) -> bytes:
+    def write(self, model: bytes) -> Pieces:
         """The form with another model's name; `model` is a JSON string."""
-        name = msgspec.json.decode(model, type=str).encode()
-        return b"%b%b%b" % (self.raw[: self.start], name, self.raw[self.end :])
+        raw = memoryview(self.raw)
+        return raw[: self.start], msgspec.json.decode(model, type=str).encode(), raw[self.end :]
 
 
 def read_form(body: bytes, content_type: bytes) -> FormBody:

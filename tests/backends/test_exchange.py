@@ -302,11 +302,11 @@ async def test_a_limit_that_passed_before_the_request_is_sent_is_not_forgotten(d
         pool = wire.replica().pool
         exchange = Exchange(loop, loop.time() + 0.05, lambda: AnswerTimeout("late"))
         if dies_first:
-            exchange.start(await pool.connect(2), b"GET / HTTP/1.1\r\n")
+            exchange.start(await pool.connect(2), (b"GET / HTTP/1.1\r\n",))
             exchange.on_broken(ProtocolBroken("the connection ended before an answer"))
         await until(lambda: loop.time() > exchange.limit_s + 0.02)
         if dies_first:
             exchange.forget_connection()
         with pytest.raises(AnswerTimeout, match="late"):
-            exchange.start(await pool.connect(2), b"GET / HTTP/1.1\r\n\r\n")
+            exchange.start(await pool.connect(2), (b"GET / HTTP/1.1\r\n\r\n",))
         assert exchange.release() is None

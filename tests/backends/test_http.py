@@ -168,7 +168,7 @@ async def test_a_server_that_has_been_restarted_is_found_again_though_connection
 
 # -- answers that are none -------------------------------------------------------------------------
 
-BIG = Outgoing(path=b"/v1/chat/completions", body=b"x" * (8 << 20), request_id=b"r")
+BIG = Outgoing(path=b"/v1/chat/completions", body=(b"x" * (8 << 20),), request_id=b"r")
 TOO_LARGE = answer({"error": {"message": "too large"}}, "413 Content Too Large")
 
 

@@ -62,7 +62,7 @@ def opened() -> tuple[Connection, Sink, Heard]:
     """A connection on which a request has been sent."""
     connection, sink, heard = Connection(), Sink(), Heard()
     connection.connection_made(sink)
-    connection.send(b"GET / HTTP/1.1\r\n\r\n", heard)
+    connection.send((b"GET / HTTP/1.1\r\n\r\n",), heard)
     return connection, sink, heard
 
 
@@ -182,7 +182,7 @@ def test_as_many_interim_answers_as_are_allowed_are_read_past_in_every_exchange(
     for _ in range(2):
         connection.data_received(b"HTTP/1.1 102 Processing\r\n\r\n" * MAX_INTERIM + answer(b"x"))
         assert not heard.errors and connection.is_idle
-        connection.send(b"", heard)
+        connection.send((b"",), heard)
 
 
 def test_a_trailer_does_not_rewrite_the_head() -> None:

@@ -14,7 +14,7 @@ from backends.http import Limits, Outgoing, Replica, replica_at
 from backends.pool import IDLE_S, origin_of
 from tests.upstream import Connection, answer
 
-CALL = Outgoing(path=b"/v1/chat/completions", body=b'{"model":"m"}', request_id=b"my-id")
+CALL = Outgoing(path=b"/v1/chat/completions", body=(b'{"model":"m"}',), request_id=b"my-id")
 HELLO = answer(b"hello")
 Handler = Callable[[Connection], Awaitable[None]]
 

@@ -53,7 +53,7 @@ class Stage:
     def endpoint(self) -> CallEndpoint:
         """What answers chat calls: the way to the fleet, the gates and the counts."""
         app: Any = self.router.server.config.app
-        endpoint: CallEndpoint = app._raw_endpoints[b"/v1/chat/completions"]
+        endpoint: CallEndpoint = app.raw_endpoints[b"/v1/chat/completions"]
         return endpoint
 
     async def ask(

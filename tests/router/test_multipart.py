@@ -35,7 +35,7 @@ def test_only_the_models_name_changes_whatever_a_file_holds(content: bytes, befo
     quoted = b'"%b"' % name.encode().replace(b"\\", b"\\\\").replace(b'"', b'\\"')
     if all(ord(character) >= 32 for character in name):
         changed = [(head, name.encode() if head == MODEL[0] else data) for head, data in parts]
-        assert read.write(quoted) == form(*changed)
+        assert b"".join(read.write(quoted)) == form(*changed)
 
 
 FOUND: list[tuple[str, bytes, bytes]] = [

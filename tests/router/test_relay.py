@@ -54,7 +54,7 @@ async def relayed(reads: list[bytes], *, is_chunked: bool, turns: bool = False) 
     loop = asyncio.get_running_loop()
     connection, exchange, reader = Connection(), Exchange(loop, loop.time() + 9), Reader(is_chunked=is_chunked)
     connection.connection_made(Wire())
-    exchange.start(connection, b"")
+    exchange.start(connection, (b"",))
     relay = StreamRelay(
         exchange, cast(Client, reader), Renaming("m", "jane"), StreamLimits(9, loop.time() + 9, loop.time() + 9)
     )
