@@ -9,6 +9,7 @@ from backends.errors import AnswerTimeout, BackendError, DeadlinePassed, FirstTo
 from backends.exchange import Exchange
 from backends.http import Limits, Outgoing
 from policies.outcome import OUTCOMES, OutcomeKind
+from policies.retry import MIN_USEFUL_S
 from router.answer_headers import Header, call_headers
 from router.call import AttemptNote, Call
 from router.client import Client
@@ -62,8 +63,9 @@ class Attempt:
         """Stand in the backend's queue. Raises Refused, for which no replica is charged."""
         loop = asyncio.get_running_loop()
         began_s = loop.time()
+        until_s = self.call.deadline_s - (MIN_USEFUL_S if self.call.attempts else 0.0)  # no later than a further attempt may begin
         try:
-            await gate.enter(self.call.deadline_s)
+            await gate.enter(until_s)
         except GateFull as exc:
             self._note(OutcomeKind.REFUSED, "at its limit of concurrent calls", loop.time() - began_s)
             raise Refused("the backend is at its limit of concurrent calls", retry_after_s=exc.wait_s) from exc
