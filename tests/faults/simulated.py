@@ -262,9 +262,9 @@ async def _play(config: Any, world: World, asks: Sequence[Ask]) -> Played:
     server = server_for(config, {})
     server.config.load()
     app: Any = server.config.loaded_app
-    while not hasattr(app, "_raw_endpoints"):
+    while not hasattr(app, "raw_endpoints"):
         app = app.app
-    endpoint: CallEndpoint = app._raw_endpoints[b"/v1/chat/completions"]
+    endpoint: CallEndpoint = app.raw_endpoints[b"/v1/chat/completions"]
     endpoint.fleet.rng.seed(1)
     answers = [Answered(ask) for ask in asks]
     began_s = loop.time()
