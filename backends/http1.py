@@ -175,9 +175,7 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._started:  # a trailer: nothing that an engine says there matters, and it must not rewrite the head
             return
-        self._lines.append((name, value))
-        if len(self._lines) > MAX_HEADERS:
-            raise ProtocolBroken(f"the answer carries more than {MAX_HEADERS} headers")
+        self._lines.append((name, value))  # judged at the head's end: one read of the socket bounds them until then
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -223,7 +221,12 @@ class Connection(asyncio.Protocol):
 
     def _read_lines(self) -> dict[str, str]:
         lines = self._lines
-        if sum([len(name) + len(value) for name, value in lines]) > MAX_HEAD_BYTES:
+        if len(lines) > MAX_HEADERS:
+            raise ProtocolBroken(f"the answer carries more than {MAX_HEADERS} headers")
+        if (
+            self._overhead_bytes > MAX_HEAD_BYTES
+            and sum(len(name) + len(value) for name, value in lines) > MAX_HEAD_BYTES
+        ):
             raise ProtocolBroken("the head of the answer is larger than 64 KiB")
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in lines}
         if len(headers) != len(lines):
