@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
@@ -15,6 +16,7 @@ from router.clients import ANYONE, Caller
 from router.faults import CallFailed, Fault, unsupported
 from router.gate import Gate
 
+_SECONDS = re.compile(rb"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 NO_KEY = Fault(
@@ -148,11 +150,8 @@ class Admission:
         raw = headers.get(b"x-crossfade-timeout-s")
         if raw is None:
             return configured_s
-        try:
-            asked_s = float(raw)
-        except ValueError:
-            asked_s = 0.0
-        if not 0 < asked_s < float("inf"):
+        asked_s = float(raw) if _SECONDS.fullmatch(raw) else 0.0  # alone, `float` takes 1_0, nan and blank space too
+        if asked_s <= 0:
             message = "x-crossfade-timeout-s must be a number of seconds above 0."
             raise CallFailed(Fault(400, message, "invalid_request_error", "invalid_timeout"))
         return min(asked_s, configured_s)

@@ -64,6 +64,8 @@ class Client:
         cycle.waiting_for_100_continue = False
         self._is_events = headers[0][1].startswith(b"text/event-stream")
         self._is_sized = headers[-1][0] == b"content-length" or status == 204
+        if status == 204:  # has no length, not even one of 0 (RFC 9110 section 8.6)
+            headers = [line for line in headers if line[0] != b"content-length"]
         if self.is_chunked and not self._is_sized:
             headers.append((b"transfer-encoding", b"chunked"))
         if not cycle.keep_alive:

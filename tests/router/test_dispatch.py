@@ -159,7 +159,7 @@ async def test_one_deadline_covers_the_whole_ladder(stage: Stage) -> None:
     assert (len(stage.at_a.received), len(stage.at_b.received)) == (1, 0)
 
 
-@pytest.mark.parametrize("asked", ["0", "-1", "nan", "inf", "soon", ""], ids=repr)
+@pytest.mark.parametrize("asked", ["0", "-1", "nan", "inf", "soon", "", "1_0", "+1", "1e3", "0x1", "1,5", ".5"], ids=repr)
 async def test_a_time_limit_that_is_none_is_the_callers_fault(stage: Stage, asked: str) -> None:
     response = await stage.chat(headers={"x-crossfade-timeout-s": asked})
     assert response.status_code == 400 and response.json()["error"]["code"] == "invalid_timeout"
