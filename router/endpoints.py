@@ -19,6 +19,7 @@ from router.answer_headers import Header, call_headers
 from router.call import Call, HeaderView
 from router.client import Client
 from router.dispatch import dispatch
+from router.doors import Doors
 from router.edge import turn_of
 from router.faults import (
     CallFailed,
@@ -85,6 +86,8 @@ class CallEndpoint:
         if scope["method"] != "POST":
             raise CallFailed(_wrong_method("POST"))
         caller = admission.check_key(headers, scope["client"])
+        if self.kind == "pass" and _is_form_of_a_stranger(headers, answering.client.edge.doors):
+            raise CallFailed(_STRANGER)
         started_s = answering.client.edge.loop.time()
         body = await admission.read_body(headers, receive, answering.client)
         call = self._read(headers, body, answering.request_id, started_s)
@@ -198,6 +201,20 @@ def _read_by_type(kind: str, body: bytes, content_type: bytes) -> CallBody | For
         if media_type != _JSON:
             raise CallFailed(unsupported("Send the body as JSON, with the header content-type: application/json."))
     return read_body(kind, body)
+
+
+def _is_form_of_a_stranger(headers: dict[bytes, bytes], doors: Doors) -> bool:
+    """A browser sends a page's form anywhere without asking (to CORS a multipart form is a simple request), but says whose page it is.
+
+    With a key it is no stranger's: no page can send one without asking.
+    """
+    origin = headers.get(b"origin")
+    if origin is None or b"authorization" in headers or headers.get(b"content-type", b"").startswith(_JSON):
+        return False
+    return doors.hosts.is_foreign(origin.decode("latin-1"))
+
+
+_STRANGER = Fault(403, "Pages of other sites may not send forms here.", "invalid_request_error", "foreign_origin")
 
 
 def _request_id(headers: dict[bytes, bytes], rng: random.Random) -> bytes:
