@@ -40,6 +40,18 @@ def in_turn(*scripts: Script) -> Script:
     return script
 
 
+def at_first(script: Script, then: Script) -> Script:
+    """Each call's first attempt meets `script`, its further ones `then`."""
+    seen: set[str] = set()
+
+    async def play(request: Received, connection: Connection) -> None:
+        known = request.headers["x-request-id"] in seen
+        seen.add(request.headers["x-request-id"])
+        await (then if known else script)(request, connection)
+
+    return play
+
+
 def resets_after(*pieces: bytes) -> Script:
     """Writes these packets and resets the connection (SO_LINGER 0), as the kernel of a killed server does."""
 
