@@ -16,6 +16,7 @@ from router.config import Config
 from router.doors import Doors, Hosts
 from router.endpoints import Endpoint, NothingHere, endpoints
 from router.fleet import Fleet
+from router.gate import Gate
 from router.metrics import Metrics, exposition
 from router.monitor import Monitor
 from router.readiness import readiness
@@ -58,9 +59,10 @@ def build_app(config: Config, env: Mapping[str, str]) -> Application:
     metrics = Metrics()
     recorder = Recorder(metrics, rng)
     doors = Doors(Hosts((*config.server.hosts, config.server.host)), recorder.turned_away)
-    raw = endpoints(fleet, build_admission(config.server, env), recorder, config.server.pass_paths)
+    admission = build_admission(config.server, env)
+    raw = endpoints(fleet, admission, recorder, config.server.pass_paths)
     app = Application(raw, NothingHere(fleet, FASTAPI_PATHS), doors, title="Crossfade", lifespan=_lifespan(fleet))
-    _add_routes(app, fleet, metrics)
+    _add_routes(app, fleet, metrics, admission.gate)
     return app
 
 
@@ -81,7 +83,7 @@ def _lifespan(fleet: Fleet) -> Any:
     return lifespan
 
 
-def _add_routes(app: Application, fleet: Fleet, metrics: Metrics) -> None:
+def _add_routes(app: Application, fleet: Fleet, metrics: Metrics, door: Gate) -> None:
     @app.api_route("/health/live", methods=["GET", "HEAD"])
     async def live() -> dict[str, str]:
         return {"status": "ok"}
@@ -93,4 +95,4 @@ def _add_routes(app: Application, fleet: Fleet, metrics: Metrics) -> None:
 
     @app.api_route("/metrics", methods=["GET", "HEAD"])
     async def scrape() -> Response:
-        return Response(exposition(metrics, fleet), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(exposition(metrics, fleet, door), media_type="text/plain; version=0.0.4; charset=utf-8")

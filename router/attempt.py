@@ -36,7 +36,7 @@ class Attempt:
     async def run(self) -> None:
         """Answer the client from this backend. Raises BackendError; before the commit the call may go elsewhere then."""
         backend = self.binding.backend
-        if not backend.gate.try_enter():
+        if self.call.priority or not backend.gate.try_enter():
             await self._wait_at(backend.gate)
         loop = asyncio.get_running_loop()
         started_s = loop.time()
@@ -54,6 +54,8 @@ class Attempt:
         finally:
             now_s = loop.time()
             replica.in_flight -= 1
+            if self.model.unwell:
+                backend.fit(now_s)
             backend.gate.leave()
             self.recorder.charge(self.model, replica, OUTCOMES[kind], started_s, now_s)
             self._note(kind, said, now_s - started_s)
@@ -63,12 +65,25 @@ class Attempt:
         """Stand in the backend's queue. Raises Refused, for which no replica is charged."""
         loop = asyncio.get_running_loop()
         began_s = loop.time()
-        until_s = self.call.deadline_s - (MIN_USEFUL_S if self.call.attempts else 0.0)  # no later than a further attempt may begin
         try:
-            await gate.enter(until_s)
+            await gate.enter(self._until_s(began_s), self.call.priority)
         except GateFull as exc:
             self._note(OutcomeKind.REFUSED, "at its limit of concurrent calls", loop.time() - began_s)
-            raise Refused("the backend is at its limit of concurrent calls", retry_after_s=exc.wait_s) from exc
+            raise Refused("the backend is at its limit of concurrent calls", room_in_s=exc.wait_s) from exc
+
+    def _until_s(self, now_s: float) -> float:
+        """How long to stand in the backend's queue: to the deadline, but only briefly where a further candidate has room now.
+
+        A caller is best kept where its cohort is, and its prompt in the cache, but not at the price of an idle backend beside a queue:
+        so as long as a refusing backend would be waited out. Where nobody has room it is the gate that decides, by `queue_wait_s`.
+        """
+        until_s = self.call.deadline_s - (MIN_USEFUL_S if self.call.attempts else 0.0)  # no later than a further attempt may begin
+        call, bindings = self.call, self.model.bindings
+        names = [candidate.backend for candidate in call.candidates]
+        here = names.index(self.binding.backend.name) + 1 if self.binding.backend.name in names else len(names)
+        if any(bindings[name].backend.gate.has_room(call.priority, now_s) for name in names[here:] if name in bindings):
+            return min(until_s, now_s + self.model.retry.retry_after_wait_s)
+        return until_s
 
     async def _answer(self, replica: LiveReplica, started_s: float) -> bytes:
         """Take the answer from the replica and send all of it but the last piece, which is returned."""

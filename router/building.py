@@ -94,9 +94,10 @@ def _backend(name: str, config: Config, env: Mapping[str, str], rng: random.Rand
         )
         for url in backend.urls
     ]
-    limit = backend.max_in_flight * len(replicas) if backend.max_in_flight else UNLIMITED
+    slots = backend.max_in_flight
+    limit = slots * len(replicas) if slots else UNLIMITED
     gate = Gate(limit, config.server.queue_size, config.server.queue_wait_s)
-    return LiveBackend(name, backend.kind, None, replicas, gate)
+    return LiveBackend(name, backend.kind, None, replicas, gate, slots)
 
 
 def _tls(backend: BackendConfig) -> ssl.SSLContext | None:

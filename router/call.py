@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from policies.admission import Priority
+from policies.choose import Candidate
 from policies.facts import CallFacts
 from policies.outcome import OutcomeKind
 from router.multipart import FormBody
@@ -42,6 +43,7 @@ class Call(msgspec.Struct):
     attempts: int = 0
     first_s: float = 0.0
     choice: str = ""
+    candidates: tuple[Candidate, ...] = ()
     trail: list[AttemptNote] = msgspec.field(default_factory=list)
 
 

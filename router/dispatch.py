@@ -37,6 +37,7 @@ async def dispatch(call: Call, client: Client, fleet: Fleet, recorder: Recorder)
         raise CallFailed(no_backend(model.name))
     model.budget.deposit(now_s)
     call.choice = choice.first_reason
+    call.candidates = choice.candidates
     first = model.bindings[choice.candidates[0].backend]
     try:
         await Attempt(call, model, first, client, recorder).run()  # it pays nothing for what may follow

@@ -38,6 +38,15 @@ class LiveReplica:
     def url(self) -> str:
         return self.server.origin.url
 
+    @property
+    def is_in_rotation(self) -> bool:
+        """Whether it is, for one model at least."""
+        return not self.health or any(health.state is State.IN_ROTATION for health in self.health.values())
+
+    def room(self, slots: int, now_s: float) -> int:
+        """How many of its slots it may fill: all, or one and more while it is being ramped up."""
+        return max(1, int(slots * max((health.weight(now_s) for health in self.health.values()), default=1.0)))
+
     def takes(self, model: str, now_s: float) -> bool:
         """Whether a call of `model` may be sent here now, a probing call included."""
         health = self.health[model]
@@ -50,17 +59,32 @@ class LiveReplica:
 
 
 class LiveBackend:
-    """A backend and its replicas."""
+    """A backend and its replicas. `slots`: how many calls one replica may have at once, None for any number."""
 
-    __slots__ = ("gate", "is_draining", "kind", "kinds", "name", "replicas")
+    __slots__ = ("gate", "is_draining", "kind", "kinds", "name", "replicas", "slots")
 
-    def __init__(self, name: str, kind: str, kinds: frozenset[str] | None, replicas: list[LiveReplica], gate: Gate):
+    def __init__(self, name: str, kind: str, kinds: frozenset[str] | None, replicas: list[LiveReplica], gate: Gate,
+                 slots: int | None = None):  # fmt: skip
         self.name = name
         self.kind = kind
         self.kinds = kinds
         self.replicas = replicas
         self.gate = gate
         self.is_draining = False
+        self.slots = slots
+
+    def fit(self, now_s: float) -> None:
+        """Let the gate's limit follow the replicas in rotation; what still runs on the others takes none of their slots.
+
+        Where none is in rotation all are tried as a last resort, and count.
+        """
+        if self.slots is None:
+            return
+        there = [replica for replica in self.replicas if replica.is_in_rotation] or self.replicas
+        limit = sum(replica.room(self.slots, now_s) for replica in there)
+        limit += sum(replica.in_flight for replica in self.replicas if replica not in there)
+        if limit != self.gate.limit:
+            self.gate.resize(limit)
 
     def weight(self, model: str, now_s: float) -> float:
         """The part of the model's calls to it that it should take: less than 1 where all that are in rotation are being ramped up."""
@@ -90,6 +114,8 @@ class LiveBackend:
             return choices[0]
         if is_even:
             return choices[least_busy([replica.in_flight for replica in choices], rng)]
+        if self.slots is not None:
+            choices = [r for r in choices if r.in_flight < r.room(self.slots, now_s)] or choices
         return choices[fairest([replica.load(model, now_s) for replica in choices], rng)]
 
 
@@ -184,6 +210,8 @@ class LiveModel:
         out = sum(health.state is not State.IN_ROTATION for health in healths)
         self.unwell = out + len(ramps)
         self._settled_at_s = max(ramps) if ramps and not out else math.inf
+        for binding in self.bindings.values():
+            binding.backend.fit(now_s)
 
 
 @dataclass(slots=True)

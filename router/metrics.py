@@ -14,7 +14,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from policies.admission import Priority
 from router.fleet import Fleet
+from router.gate import Gate
 
 # vLLM's own buckets for time to first token (vllm/v1/metrics/loggers.py), so that both can be laid side by side.
 SECONDS = (
@@ -104,13 +106,16 @@ class Metrics:
 
 
 class _Scrape(Collector):
-    def __init__(self, metrics: Metrics, fleet: Fleet):
+    def __init__(self, metrics: Metrics, fleet: Fleet, door: Gate):
         self._metrics = metrics
         self._fleet = fleet
+        self._door = door
 
     def collect(self) -> Iterable[Metric]:
         yield from self._metrics.families()
         yield from _fleet_families(self._fleet)
+        backends = self._fleet.backends.values()
+        yield from _gate_families({("router", ""): self._door} | {("backend", b.name): b.gate for b in backends})
 
 
 def _fleet_families(fleet: Fleet) -> Iterable[Metric]:
@@ -133,6 +138,27 @@ def _fleet_families(fleet: Fleet) -> Iterable[Metric]:
     yield GaugeMetricFamily("crossfade_revision", "The routing state in force.", value=fleet.revision)
 
 
+def _gate_families(gates: Mapping[tuple[str, str], Gate]) -> Iterable[Metric]:
+    """Of each queue, the router's own and each backend's."""
+    where = ("queue", "backend")
+    inside = GaugeMetricFamily("crossfade_inside", "Calls that have a place.", labels=where)
+    limit = GaugeMetricFamily("crossfade_limit", "Places that there are.", labels=where)
+    length = GaugeMetricFamily(
+        "crossfade_queue_length", "Calls that wait for a place.", labels=(*where, "priority")
+    )
+    refused = CounterMetricFamily(
+        "crossfade_queue_refused", "Calls that got no place, by class and reason.", labels=(*where, "priority", "reason")
+    )
+    for labels, gate in gates.items():
+        inside.add_metric(labels, gate.inside)
+        limit.add_metric(labels, gate.limit)
+        for priority in Priority:
+            length.add_metric((*labels, priority.label), gate.length(priority))
+        for (priority, reason), count in list(gate.refused.items()):
+            refused.add_metric((*labels, priority.label, reason.value), count)
+    yield from (inside, limit, length, refused)
+
+
 def _counter(name: str, help_text: str, labels: tuple[str, ...], counts: Mapping[Any, int]) -> Metric:
     family = CounterMetricFamily(name, help_text, labels=labels)
     for values, count in list(counts.items()):
@@ -147,8 +173,8 @@ def _histogram(name: str, help_text: str, table: dict[tuple[str, str], Durations
     return family
 
 
-def exposition(metrics: Metrics, fleet: Fleet) -> bytes:
-    """The text that Prometheus scrapes."""
+def exposition(metrics: Metrics, fleet: Fleet, door: Gate) -> bytes:
+    """The text that Prometheus scrapes. `door`: the router's own limit."""
     registry = CollectorRegistry()
-    registry.register(_Scrape(metrics, fleet))
+    registry.register(_Scrape(metrics, fleet, door))
     return generate_latest(registry)

@@ -26,6 +26,7 @@ from router.config import Config, ConfigInvalid, Timeouts, loads
 from router.config.pending import PENDING
 from router.edge import BODY_TIMEOUT_S, HEAD_TIMEOUT_S, KEEP_ALIVE_S, SLOW_CLIENT_S
 from router.endpoints import KINDS
+from router.gate import Gate
 from router.metrics import Metrics, exposition
 from tests.documents import (
     FRAME,
@@ -211,7 +212,7 @@ def test_the_table_of_time_limits_has_the_defaults() -> None:
 
 def test_every_metric_that_the_readme_names_is_exposed() -> None:
     fleet = build_fleet(loads(configurations("```yaml\nserver: {}\n```\n")[0], {}).config, {}, random.Random(1))
-    exposed = set(re.findall(r"# TYPE (\w+)", exposition(Metrics(), fleet).decode()))
+    exposed = set(re.findall(r"# TYPE (\w+)", exposition(Metrics(), fleet, Gate(1, 1, 1)).decode()))
     named = {span for span in spans(README) if span.startswith("crossfade_")}
     assert named and named <= exposed
 

@@ -59,7 +59,7 @@ class BackendConfig(Section):
     )
     max_in_flight: Count | None = Field(
         default=None,
-        description="Calls running at once, for each replica that is named; unset: no limit. LM Studio: its parallel slots.",
+        description="Calls running at once, for each replica in rotation; unset: no limit. LM Studio: its parallel slots.",
     )
     on_client_gone: Literal["cancel", "drain"] = Field(
         default="cancel",

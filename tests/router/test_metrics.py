@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from router.building import build_fleet
 from router.config import loads
+from router.gate import Gate
 from router.metrics import SECONDS, Durations, Metrics, exposition
 from tests.running import Router, config_for, running
 from tests.upstream import Connection, Received, Upstream, answer, says, sends
@@ -84,7 +85,7 @@ async def test_a_scrape_before_the_first_call_parses_whatever_the_names_are() ->
     metrics = Metrics()
     model = next(iter(fleet.models))
     metrics.calls[model, "a", "ok"] += 1
-    samples = parsed(exposition(metrics, fleet).decode())
+    samples = parsed(exposition(metrics, fleet, Gate(1, 1, 1)).decode())
     assert samples["crossfade_calls_total", (("backend", "a"), ("model", model), ("result", "ok"))] == 1
 
 
