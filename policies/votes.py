@@ -22,6 +22,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import blake2b
 
+import msgspec
+
 from policies.cohort import StickKey, caller_key
 from policies.facts import CallFacts
 from policies.outcome import OutcomeKind
@@ -72,7 +74,7 @@ def have_room(voters: Voters, tallies: Sequence[Tally], most: int) -> bool:
     return all(sum(tally.votes_of(voter) for tally in tallies) < most for voter in voters)
 
 
-def voters_of(kind: OutcomeKind, facts: CallFacts, stick_by: Sequence[StickKey], prompt: bytes | memoryview) -> Voters:
+def voters_of(kind: OutcomeKind, facts: CallFacts, stick_by: Sequence[StickKey], prompt: bytes | msgspec.Raw) -> Voters:
     """Who may have caused a failure of `kind`: the caller (else its key) and the prompt, as digests; nobody where no call could.
 
     The caller is known as the split knows it (`caller_key`): a client may claim to be many, and then its prompt tells.
@@ -89,7 +91,7 @@ def voters_of(kind: OutcomeKind, facts: CallFacts, stick_by: Sequence[StickKey],
     return (_mark(b"caller", f"{caller[0]}\0{caller[1]}".encode("utf-8", "surrogatepass")), *voters)
 
 
-def _edges(prompt: bytes | memoryview) -> bytes:
+def _edges(prompt: bytes | msgspec.Raw) -> bytes:
     view = memoryview(prompt)
     if len(view) <= 2 * _EDGE_BYTES:
         return view.tobytes()

@@ -15,7 +15,7 @@ from router.call import AttemptNote, Call
 from router.client import Client
 from router.fleet import Binding, LiveModel, LiveReplica
 from router.gate import Gate, GateFull
-from router.outcomes import kind_of
+from router.outcomes import outcome_of
 from router.record import Recorder
 from router.relay import PassRelay, StreamLimits, StreamRelay, read_answer, read_passed
 
@@ -42,14 +42,14 @@ class Attempt:
         started_s = loop.time()
         replica = backend.pick(self.model.name, started_s, self.recorder.rng)
         replica.in_flight += 1
-        kind, said = OutcomeKind.CLIENT_GONE, ""
+        outcome, said = OUTCOMES[OutcomeKind.CLIENT_GONE], ""
         try:
             rest = await self._answer(replica, started_s)
-            kind = OutcomeKind.OK
+            outcome = OUTCOMES[OutcomeKind.OK]
         except BackendError as error:
             replica.server.hide_key(error)
-            kind, said = kind_of(error), str(error)
-            self.recorder.alerts.about(self.model.name, backend.name, kind, loop.time())
+            outcome, said = outcome_of(error), str(error)
+            self.recorder.alerts.about(self.model.name, backend.name, outcome.kind, loop.time())
             raise
         finally:
             now_s = loop.time()
@@ -57,8 +57,8 @@ class Attempt:
             if self.model.unwell:
                 backend.fit(now_s)
             backend.gate.leave()
-            self.recorder.charge(self.model, replica, OUTCOMES[kind], started_s, now_s)
-            self._note(kind, said, now_s - started_s)
+            self.recorder.charge(self.call, self.model, replica, outcome, (started_s, now_s))
+            self._note(outcome.kind, said, now_s - started_s)
         await self.client.finish(rest)  # a client that reads slowly now keeps no place at the backend
 
     async def _wait_at(self, gate: Gate) -> None:

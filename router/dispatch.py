@@ -17,14 +17,14 @@ import tenacity
 
 from backends.errors import BackendError
 from policies.choose import Choice, choose
-from policies.outcome import OUTCOMES, Outcome
+from policies.outcome import Outcome
 from policies.retry import Action, NextStep, Standing, next_step
 from router.attempt import Attempt
 from router.call import Call
 from router.client import Client
 from router.faults import CallFailed, fault_of, no_backend, stream_error
 from router.fleet import Fleet, LiveModel
-from router.outcomes import kind_of
+from router.outcomes import outcome_of
 from router.record import Recorder
 
 
@@ -92,7 +92,7 @@ class Ladder:
         error = state.outcome.exception() if state.outcome is not None else None
         if not isinstance(error, BackendError) or self.client.has_begun:
             return False
-        step = self._step = self._decide(_outcome_of(error))
+        step = self._step = self._decide(outcome_of(error))
         self._recorder.metrics.steps[self._model.name, step.reason.value] += 1
         if step.action is Action.STOP:
             return False
@@ -116,10 +116,3 @@ class Ladder:
             waited_retry_after=self._waited_retry_after,
         )
         return next_step(outcome, standing, self._model.retry, self._model.budget, self._recorder.chance(now_s))
-
-
-def _outcome_of(error: BackendError) -> Outcome:
-    outcome = OUTCOMES[kind_of(error)]
-    if error.retry_after_s is None:
-        return outcome
-    return Outcome(outcome.kind, outcome.retryable, outcome.counts_against_backend, error.retry_after_s)

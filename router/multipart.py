@@ -43,6 +43,11 @@ class FormBody:
     def size_bytes(self) -> int:
         return len(self.raw)
 
+    @property
+    def prompt(self) -> bytes:
+        """What an engine works on: the whole form, its file above all."""
+        return self.raw
+
     def write(self, model: bytes) -> Pieces:
         """The form with another model's name; `model` is a JSON string."""
         raw = memoryview(self.raw)

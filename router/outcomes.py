@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backends import errors
-from policies.outcome import OutcomeKind
+from policies.outcome import OUTCOMES, Outcome, OutcomeKind
 
 KINDS: dict[type[errors.BackendError], OutcomeKind] = {
     errors.ConnectFailed: OutcomeKind.CONNECT_FAILED,
@@ -25,3 +25,11 @@ KINDS: dict[type[errors.BackendError], OutcomeKind] = {
 def kind_of(error: errors.BackendError) -> OutcomeKind:
     """The outcome of an attempt that ended with `error`."""
     return KINDS[type(error)]
+
+
+def outcome_of(error: errors.BackendError) -> Outcome:
+    """What follows from it, with what the backend said of when to come back."""
+    outcome = OUTCOMES[kind_of(error)]
+    if error.retry_after_s is None:
+        return outcome
+    return Outcome(outcome.kind, outcome.retryable, outcome.counts_against_backend, error.retry_after_s)

@@ -64,6 +64,14 @@ class CallBody(msgspec.Struct, frozen=True):
         """The raw JSON of `messages`, empty where there is none; no copy."""
         return self.fields.get("messages", _NO_VALUE)
 
+    @property
+    def prompt(self) -> bytes | msgspec.Raw:
+        """The field that an engine works on; where it is none of the usual ones, all fields but the model."""
+        for name in ("messages", "prompt", "input"):
+            if name in self.fields:
+                return self.fields[name]
+        return b"".join(self.write(b'""'))
+
     def write(self, model: bytes) -> Pieces:
         """The body for a backend, with `model`, a JSON string, in the place of the public name; a long prompt is not copied."""
         if self.start:

@@ -10,6 +10,7 @@ import random
 from policies.ejection import State
 from policies.outcome import Outcome, OutcomeKind
 from policies.retry import Chance
+from policies.votes import voters_of
 from router.alerts import Alerts
 from router.call import Call
 from router.fleet import LiveModel, LiveReplica
@@ -30,30 +31,31 @@ class Recorder:
         """The time and the dice of one decision."""
         return Chance(now_s, self.rng)
 
-    def charge(self, model: LiveModel, replica: LiveReplica, outcome: Outcome, began_s: float, now_s: float) -> None:
-        """Charge the outcome of one attempt, which began at `began_s`, to the replica that made it."""
+    def charge(
+        self, call: Call, model: LiveModel, replica: LiveReplica, outcome: Outcome, span_s: tuple[float, float]
+    ) -> None:
+        """Charge the outcome of one attempt, which began and ended at the two instants `span_s`, to the replica that made it."""
+        began_s, now_s = span_s
         health = replica.health[model.name]
         before = health.state
-        if outcome.counts_against_backend:
-            health.failed(now_s, may_eject=model.may_eject_one(), began_s=began_s)
-        elif (
-            outcome.kind is OutcomeKind.OK
-            or outcome.kind is OutcomeKind.REJECTED
-            or outcome.kind is OutcomeKind.OVERFLOW
-        ):
+        kind = outcome.kind
+        if kind is OutcomeKind.OK or kind is OutcomeKind.REJECTED or kind is OutcomeKind.OVERFLOW:
             health.succeeded(now_s, began_s=began_s)
+        elif outcome.counts_against_backend:
+            replica.bias.failed(now_s, outcome.retry_after_s)
+            voters = voters_of(kind, call.facts, model.route.stick_by, call.body.prompt)
+            health.failed(now_s, may_eject=model.may_eject_one(), began_s=began_s, voters=voters)
         else:
             health.abandon(now_s, began_s=began_s)
         if health.state is not before:
-            model.count_unwell(now_s)
-            log.warning("%s on %s is now %s: %s", model.name, replica.url, health.state.value, health.reason)
+            _moved(model, replica, now_s)
 
     def heard(self, model: LiveModel, replica: LiveReplica, began_s: float, now_s: float) -> None:
         """First content has come. A probing call has answered its question with it; its stream may take minutes more."""
         health = replica.health[model.name]
         if health.state is State.PROBING:
             health.succeeded(now_s, began_s=began_s)
-            model.count_unwell(now_s)
+            _moved(model, replica, now_s)
 
     def turned_away(self, reason: str) -> None:
         """A request ended before it was a call: bad input, no key, an unknown model."""
@@ -69,6 +71,12 @@ class Recorder:
             self.metrics.attempts[model, note.backend, note.outcome.value] += 1
         if len(call.trail) > 1 or result not in ("ok", "client_gone"):
             log.warning("%s", _line(call, backend, result, took_s))
+
+
+def _moved(model: LiveModel, replica: LiveReplica, now_s: float) -> None:
+    health = replica.health[model.name]
+    model.count_unwell(now_s)
+    log.warning("%s on %s is now %s: %s", model.name, replica.url, health.state.value, health.reason)
 
 
 def _line(call: Call, backend: str, result: str, took_s: float) -> str:

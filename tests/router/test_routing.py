@@ -178,8 +178,8 @@ async def test_a_backend_that_fails_in_a_row_is_left_alone_and_comes_back_by_its
         Upstream(says("b")) as b,
         running(config_for({"a": a.url, "b": b.url}, model)) as router,
     ):
-        for _ in range(3):
-            assert await answered_by(router) == "b"
+        for number in range(3):
+            assert await answered_by(router, messages=[{"role": "user", "content": f"question {number}"}]) == "b"
         assert len(a.received) == 3
         states = (await router.client.get("/health/ready")).json()["models"]["jane"]
         assert states["a"][0]["state"] != "in_rotation" and states["b"][0]["state"] == "in_rotation"
