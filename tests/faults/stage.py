@@ -82,6 +82,8 @@ def told(answer: Answer) -> Told:
     if answer.status != 200:
         error = answer.json["error"]
         assert set(error) == {"message", "type", "param", "code"} and error["message"]
+        if answer.status >= 429:  # the ladder is used up: an SDK must not climb it again
+            assert answer.headers["x-should-retry"] == "false"
         wait_s = answer.headers.get("retry-after")
         return Told(answer.status, "", error["code"], int(wait_s) if wait_s else None, backend)
     if not answer.headers["content-type"].startswith("text/event-stream"):
