@@ -24,6 +24,11 @@ ERROR_BODY_BYTES = 65_536  # vLLM's largest captured error body is 2 KB; what is
 ERROR_BODY_S = 1.0  # the words of an error are worth no longer wait: its status alone says whether to go elsewhere
 MAX_BUFFERED_BYTES = 1_048_576  # bytes taken in before anybody reads them; then the backend is made to wait
 
+# A loop that is so late has stood still itself (a stopped process, a stalled machine). What came meanwhile lies unread in the sockets,
+# and loops run their timers before they read: every call would be given up, and its backend blamed, for the router's own silence.
+STOOD_STILL_S = 0.1
+READ_FIRST_S = 0.005  # above the millisecond in which uvloop counts, so that all sockets are read once
+
 Sink = Callable[[bytes], bool | None]  # True: enough for now, let `pump` return
 ErrorFactory = Callable[[], BackendError]
 
@@ -80,6 +85,11 @@ class Exchange:
         self._connection = None
         # The limit may have passed in the same turn of the loop; its timer does not fire twice.
         self._error = self._limit_error() if self._loop.time() >= self.limit_s else None
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a request was sent whose answer has neither ended nor broken off."""
+        return self._connection is not None and not self._ended and self._error is None
 
     @property
     def got_bytes(self) -> bool:
@@ -244,10 +254,13 @@ class Exchange:
             waiter.set_result(None)
 
     def _due(self) -> None:
-        if self._loop.time() < self.limit_s:
+        now_s = self._loop.time()
+        if now_s < self.limit_s:
             self._timer = self._loop.call_at(self.limit_s, self._due)
-            return
-        self.abort(self._limit_error())
+        elif now_s - self._timer.when() > STOOD_STILL_S:
+            self._timer = self._loop.call_later(READ_FIRST_S, self._due)
+        else:
+            self.abort(self._limit_error())
 
 
 def _no_content() -> BackendError:

@@ -11,6 +11,7 @@ call's ladder. Source: RFC 9112 section 9.3.1; nginx and Go's net/http do the sa
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -26,6 +27,9 @@ PROBE_TIMEOUT_S = 2.0  # an engine that cannot say "200" in this time would not 
 HIDDEN = "[key]"  # what stands where a server quoted the router's key
 LONG_BYTES = 8_192  # from here on one system call for several pieces costs less than joining them (measured)
 MAX_PROBE_BYTES = 262_144  # a server with hundreds of models lists them in less
+
+
+Keep = Callable[[Exchange], None]
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
@@ -55,9 +59,12 @@ class Replica:
     fixed_head: bytes = field(repr=False)
     key: str = field(default="", repr=False)
 
-    def open(self, call: Outgoing, limits: Limits) -> Opening:
-        """Start an attempt. Entering raises BackendError for everything but a 2xx answer."""
-        return Opening(self, self._post(call), limits)
+    def open(self, call: Outgoing, limits: Limits, keep: Keep | None = None) -> Opening:
+        """Start an attempt. Entering raises BackendError for everything but a 2xx answer.
+
+        `keep` gets the exchange where the block is cancelled while the server is at work; without it the server is cut off.
+        """
+        return Opening(self, self._post(call), limits, keep)
 
     async def probe(self) -> str:
         """Ask after the server's health, without inference. Returns "" where it is well, else one sentence."""
@@ -113,10 +120,11 @@ def replica_at(origin: Origin, dialect: Dialect, key: str = "", *, idle_s: float
 class Opening:
     """The block around one exchange. Built by `Replica.open`; enter it once."""
 
-    __slots__ = ("_exchange", "_limits", "_loop", "_replica", "_request")
+    __slots__ = ("_exchange", "_keep", "_limits", "_loop", "_replica", "_request")
 
-    def __init__(self, replica: Replica, request: Pieces, limits: Limits):
+    def __init__(self, replica: Replica, request: Pieces, limits: Limits, keep: Keep | None = None):
         self._replica = replica
+        self._keep = keep
         self._request = request
         self._limits = limits
         self._loop = asyncio.get_running_loop()
@@ -131,13 +139,13 @@ class Opening:
                 exchange.set_limit(limit_s, self._limits.late)
                 body = await exchange.excerpt(ERROR_BODY_BYTES)
                 raise fault_of_answer(exchange.status, exchange.headers, body)
-        except BaseException:
-            self._release()
+        except BaseException as error:
+            self._leave(type(error))
             raise
         return exchange
 
-    async def __aexit__(self, *_: object) -> None:
-        self._release()
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._leave(kind)
 
     async def _head(self) -> None:
         exchange = self._exchange
@@ -172,7 +180,10 @@ class Opening:
                 raise limits.late() from error
             raise
 
-    def _release(self) -> None:
+    def _leave(self, kind: type[BaseException] | None) -> None:
+        if kind is asyncio.CancelledError and self._keep is not None and self._exchange.is_at_work:
+            self._keep(self._exchange)
+            return
         connection = self._exchange.release()
         if connection is not None:
             self._replica.pool.give(connection, self._loop.time())
