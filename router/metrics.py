@@ -143,9 +143,7 @@ def _gate_families(gates: Mapping[tuple[str, str], Gate]) -> Iterable[Metric]:
     where = ("queue", "backend")
     inside = GaugeMetricFamily("crossfade_inside", "Calls that have a place.", labels=where)
     limit = GaugeMetricFamily("crossfade_limit", "Places that there are.", labels=where)
-    length = GaugeMetricFamily(
-        "crossfade_queue_length", "Calls that wait for a place.", labels=(*where, "priority")
-    )
+    length = GaugeMetricFamily("crossfade_queue_length", "Calls that wait for a place.", labels=(*where, "priority"))
     refused = CounterMetricFamily(
         "crossfade_queue_refused", "Calls that got no place, by class and reason.", labels=(*where, "priority", "reason")
     )
