@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from backends.errors import AnswerTimeout, BackendError, DeadlinePassed, FirstTokenTimeout, Refused
 from backends.exchange import Exchange
 from backends.http import Limits, Outgoing
+from backends.transcript import Transcript
 from policies.outcome import OUTCOMES, OutcomeKind
 from policies.retry import MIN_USEFUL_S
 from router.answer_headers import Header, call_headers
@@ -40,7 +41,7 @@ class Attempt:
             await self._wait_at(backend.gate)
         loop = asyncio.get_running_loop()
         started_s = loop.time()
-        replica = backend.pick(self.model.name, started_s, self.recorder.rng)
+        replica = self._pick(started_s)
         replica.in_flight += 1
         outcome, said = OUTCOMES[OutcomeKind.CLIENT_GONE], ""
         try:
@@ -58,8 +59,11 @@ class Attempt:
                 backend.fit(now_s)
             backend.gate.leave()
             self.recorder.charge(self.call, self.model, replica, outcome, (started_s, now_s))
-            self._note(outcome.kind, said, now_s - started_s)
+            self._note(outcome.kind, said, now_s - started_s, replica.url)
         await self.client.finish(rest)  # a client that reads slowly now keeps no place at the backend
+
+    def _pick(self, now_s: float) -> LiveReplica:
+        return self.binding.backend.pick(self.model.name, now_s, self.recorder.rng)
 
     async def _wait_at(self, gate: Gate) -> None:
         """Stand in the backend's queue. Raises Refused, for which no replica is charged."""
@@ -104,7 +108,9 @@ class Attempt:
         return body
 
     async def _stream(self, reply: Exchange, replica: LiveReplica, started_s: float) -> bytes:
-        relay = StreamRelay(reply, self.client, self.binding.renaming, self._stream_limits(started_s))
+        transcript = self.call.transcript = Transcript() if self.model.resume.by else None
+        limits = self._stream_limits(started_s)
+        relay = StreamRelay(reply, self.client, self.binding.renaming, limits, transcript)
         await relay.until_content()
         self._first_content(replica, started_s)
         self.client.begin(200, self._headers(_EVENTS))
@@ -155,5 +161,5 @@ class Attempt:
         backend = self.binding.backend.name
         return [(b"content-type", content_type), *call_headers(self.call, backend, self.model.revision)]
 
-    def _note(self, kind: OutcomeKind, said: str, took_s: float) -> None:
-        self.call.trail.append(AttemptNote(self.binding.backend.name, kind, said, took_s))
+    def _note(self, kind: OutcomeKind, said: str, took_s: float, replica: str = "") -> None:
+        self.call.trail.append(AttemptNote(self.binding.backend.name, kind, said, took_s, replica))

@@ -19,6 +19,7 @@ from policies.budget import RetryBudget
 from policies.choose import ModelRoute
 from policies.cohort import Splitter, parse_stick_by
 from policies.ejection import EjectionRules, ReplicaHealth
+from policies.resume import ResumeRules, Way
 from policies.retry import RetryRules
 from policies.rules import Condition
 from policies.rules import Rule as RoutingRule
@@ -123,6 +124,7 @@ def _model(name: str, config: Config, backends: Mapping[str, LiveBackend]) -> Li
         dict(model.split),
         {on: _binding(name, config, backends[on]) for on in model.on if on in backends},
         retry=RetryRules(retry.attempts_per_backend, retry.backoff_s, retry.retry_after_wait_s),
+        resume=ResumeRules(tuple(Way(way) for way in model.resume.by), retry.attempts_per_backend),
         budget=RetryBudget(retry.budget_ratio, retry.budget_min_per_s, time.monotonic()),
         total_s=model.timeouts.total_s,
         at_most_share=model.eject.at_most_share,
@@ -132,7 +134,8 @@ def _model(name: str, config: Config, backends: Mapping[str, LiveBackend]) -> Li
 
 def _binding(name: str, config: Config, backend: LiveBackend) -> Binding:
     model = config.models[name]
-    on = model.on[backend.name].name
+    on_backend = model.on[backend.name]
+    on = on_backend.name
     times = model.timeouts.overridden_by(config.backends[backend.name].timeouts)
     limits = AttemptLimits(
         times.connect_s,
@@ -143,7 +146,8 @@ def _binding(name: str, config: Config, backend: LiveBackend) -> Binding:
         times.total_s,
     )
     shown = on if model.report_model == "backend" else name
-    return Binding(backend, msgspec.json.encode(on), Renaming(on, shown), limits)
+    renaming = Renaming(on, shown)
+    return Binding(backend, msgspec.json.encode(on), renaming, limits, on_backend.same_model, on_backend.continues)
 
 
 def _rule(rule: Rule) -> RoutingRule:

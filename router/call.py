@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from backends.transcript import Transcript
 from policies.admission import Priority
 from policies.choose import Candidate
 from policies.facts import CallFacts
@@ -22,9 +23,13 @@ class AttemptNote(msgspec.Struct, frozen=True, gc=False):
     outcome: OutcomeKind
     said: str
     took_s: float
+    replica: str = ""
+    way: str = ""  # in which a stream that broke elsewhere was carried on here
 
     def __str__(self) -> str:
         words = f": {self.said}" if self.said else ""
+        if self.way:
+            return f"{self.backend} (resumed: {self.way}) {self.outcome.value} after {self.took_s:.3f} s{words}"
         return f"{self.backend} {self.outcome.value} after {self.took_s:.3f} s{words}"
 
 
@@ -45,6 +50,7 @@ class Call(msgspec.Struct):
     choice: str = ""
     candidates: tuple[Candidate, ...] = ()
     trail: list[AttemptNote] = msgspec.field(default_factory=list)
+    transcript: Transcript | None = None
 
 
 class HeaderView(Mapping[str, str]):

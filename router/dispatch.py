@@ -5,6 +5,7 @@
 Where a backend is chosen: `policies.choose`, once, as an ordered list of candidates with reasons.
 When a call moves: after an attempt that failed before the commit, and only as `policies.retry.next_step` says.
 When it stops moving: with the first content sent to the client (`client.has_begun`), with the deadline, or when the list is used up.
+When a stream breaks after that: `router.resume` carries it on from another backend, as `policies.resume` says, or it ends with an error.
 Who waits: only this coroutine (in the backend's gate, for the reply, between two attempts). Who counts: the attempt charges its
 outcome to the replica when its relay ends; `record` closes the call exactly once.
 """
@@ -26,6 +27,7 @@ from router.faults import CallFailed, fault_of, no_backend, stream_error
 from router.fleet import Fleet, LiveModel
 from router.outcomes import outcome_of
 from router.record import Recorder
+from router.resume import Resumption
 
 
 async def dispatch(call: Call, client: Client, fleet: Fleet, recorder: Recorder) -> None:
@@ -46,7 +48,7 @@ async def dispatch(call: Call, client: Client, fleet: Fleet, recorder: Recorder)
 
 
 async def _after_failure(ladder: Ladder, error: BackendError) -> None:
-    """Climb on while policy says so, then tell the client: an error answer before the commit, one error event after it."""
+    """Climb on while policy says so, then tell the client: an error answer before the commit; after it the rest, or one error event."""
     try:
         if not ladder.client.has_begun:
             await ladder.climb(error)
@@ -55,8 +57,11 @@ async def _after_failure(ladder: Ladder, error: BackendError) -> None:
         error = last
     if not ladder.client.has_begun:
         raise CallFailed(fault_of(error)) from error
-    await ladder.client.finish_broken(stream_error(error))
-    raise error
+    unresumed = await ladder.carry_on(error)  # a broken stream goes on from another backend where that can be right
+    if unresumed is None:
+        return
+    await ladder.client.finish_broken(stream_error(unresumed))
+    raise unresumed
 
 
 class Ladder:
@@ -72,6 +77,10 @@ class Ladder:
         self._attempts_here = 1
         self._waited_retry_after = False
         self._step: NextStep | None = None
+
+    async def carry_on(self, broken: BackendError) -> BackendError | None:
+        """The rest of a stream that has begun, from other backends. Returns what it failed of, None where the client has it all."""
+        return await Resumption(self._call, self._model, self.client, self._recorder).carry_on(broken)
 
     async def climb(self, first_error: BackendError) -> None:
         """Further attempts after `first_error`. Raises the last error where none succeeded."""

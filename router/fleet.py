@@ -6,6 +6,7 @@ Health is kept per (replica, model): a wrong name for one model must not take th
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from policies.balance import Bias, Load, fairest, least_busy
 from policies.budget import RetryBudget
 from policies.choose import BackendView, ModelRoute, Snapshot
 from policies.ejection import ReplicaHealth, State, may_eject
+from policies.resume import ResumeRules, Skill
 from policies.retry import RetryRules
 from router.gate import Gate
 
@@ -24,7 +26,7 @@ from router.gate import Gate
 class LiveReplica:
     """One server and what is known of it now."""
 
-    __slots__ = ("bias", "health", "in_flight", "probe_said", "probed_at_s", "server")
+    __slots__ = ("bias", "health", "in_flight", "probe_said", "probed_at_s", "server", "skills", "skills_asked")
 
     def __init__(self, server: Replica, health: dict[str, ReplicaHealth]):
         self.server = server
@@ -33,6 +35,8 @@ class LiveReplica:
         self.bias = Bias()
         self.probe_said = ""
         self.probed_at_s: float | None = None
+        self.skills: dict[str, Skill] = {}  # by model; what is not in it has not been found out yet
+        self.skills_asked: dict[str, asyncio.Task[Skill]] = {}
 
     @property
     def url(self) -> str:
@@ -133,12 +137,17 @@ class AttemptLimits:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A model on a backend: the name it has there, as a JSON string, how that is undone in answers, and how long things may take."""
+    """A model on a backend: the name it has there, as a JSON string, how that is undone in answers, and how long things may take.
+
+    `same_model`, `continues`: whether, and how, a stream that broke elsewhere may be resumed here.
+    """
 
     backend: LiveBackend
     name: bytes
     renaming: Renaming
     limits: AttemptLimits
+    same_model: bool = True
+    continues: str = "auto"
 
 
 class LiveModel:
@@ -151,6 +160,7 @@ class LiveModel:
         "bindings",
         "budget",
         "name",
+        "resume",
         "retry",
         "revision",
         "route",
@@ -160,12 +170,13 @@ class LiveModel:
     )
 
     def __init__(self, route: ModelRoute, split: Mapping[str, float], bindings: dict[str, Binding], *, retry: RetryRules,
-                 budget: RetryBudget, total_s: float, at_most_share: float, revision: int):  # fmt: skip
+                 resume: ResumeRules, budget: RetryBudget, total_s: float, at_most_share: float, revision: int):  # fmt: skip
         self.name = route.name
         self.route = route
         self.split = split
         self.bindings = bindings
         self.retry = retry
+        self.resume = resume
         self.budget = budget
         self.total_s = total_s
         self.at_most_share = at_most_share

@@ -74,6 +74,7 @@ class Metrics:
         self.calls: Counter[tuple[str, str, str]] = Counter()
         self.attempts: Counter[tuple[str, str, str]] = Counter()
         self.steps: Counter[tuple[str, str]] = Counter()
+        self.resumes: Counter[tuple[str, str, str]] = Counter()
         self.turned_away: Counter[tuple[str]] = Counter()
         self._first: dict[tuple[str, str], Durations] = {}
         self._whole: dict[tuple[str, str], Durations] = {}
@@ -91,6 +92,9 @@ class Metrics:
         yield _counter("crossfade_calls", "Calls, by how they ended.", ("model", "backend", "result"), self.calls)
         yield _counter("crossfade_attempts", "Attempts, by outcome.", ("model", "backend", "outcome"), self.attempts)
         yield _counter("crossfade_steps", "What followed a failed attempt, by reason.", ("model", "reason"), self.steps)
+        yield _counter(
+            "crossfade_resumes", "Broken streams, by what followed.", ("model", "how", "result"), self.resumes
+        )
         yield _counter(
             "crossfade_turned_away", "Requests that never became calls, by reason.", ("reason",), self.turned_away
         )
@@ -145,7 +149,9 @@ def _gate_families(gates: Mapping[tuple[str, str], Gate]) -> Iterable[Metric]:
     limit = GaugeMetricFamily("crossfade_limit", "Places that there are.", labels=where)
     length = GaugeMetricFamily("crossfade_queue_length", "Calls that wait for a place.", labels=(*where, "priority"))
     refused = CounterMetricFamily(
-        "crossfade_queue_refused", "Calls that got no place, by class and reason.", labels=(*where, "priority", "reason")
+        "crossfade_queue_refused",
+        "Calls that got no place, by class and reason.",
+        labels=(*where, "priority", "reason"),
     )
     for labels, gate in gates.items():
         inside.add_metric(labels, gate.inside)

@@ -58,13 +58,25 @@ class Connection:
 
 
 Script = Callable[[Received, Connection], Awaitable[None]]
+Skill = Callable[[Received], bytes]  # the answer to a question after what a server makes of a conversation
+SKILL_PATHS = frozenset({"/tokenize", "/detokenize", "/apply-template"})
+
+
+def knows_nothing(_request: Received) -> bytes:
+    """The answer of a server that has no such route."""
+    return b"HTTP/1.1 404 Not Found\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 
 
 @dataclass
 class Upstream:
-    """`async with Upstream(script) as up:`; `up.url`, and `up.received`, the calls that came (health probes are answered and not kept)."""
+    """`async with Upstream(script) as up:`; `up.url`, and `up.received`, the calls that came.
+
+    Health probes are answered and not kept; questions after its skills are answered by `skill` and kept in `questions`.
+    """
 
     script: Script
+    skill: Skill = knows_nothing
+    questions: list[Received] = field(default_factory=list)
     received: list[Received] = field(default_factory=list)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     connections: int = 0
@@ -108,6 +120,10 @@ class Upstream:
                     if not self.is_well:
                         return
                     await connection.write(HEALTHY)
+                    continue
+                if request.path in SKILL_PATHS:
+                    self.questions.append(request)
+                    await connection.write(self.skill(request))
                     continue
                 self.received.append(request)
                 await self.script(request, connection)

@@ -17,7 +17,8 @@ async def trickles(_request: Received, connection: Connection) -> None:
 
 def limited(a: str, b: str) -> str:
     """A router whose backend a has less time than the model gives."""
-    config = config_for({"a": a, "b": b}, "split: {a: 1.0}\ntimeouts: {total_s: 20, answer_s: 15, first_token_s: 15}")
+    model = "split: {a: 1.0}\ntimeouts: {total_s: 20, answer_s: 15, first_token_s: 15}\nresume: {by: []}"
+    config = config_for({"a": a, "b": b}, model)
     return config.replace(f"url: {a}}}", f"url: {a}, timeouts: {{total_s: 0.2}}}}")
 
 

@@ -1,0 +1,72 @@
+"""What a client asked for, as far as it decides whether and how a broken stream may be resumed; read only once one has broken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from backends.faults import MALFORMED
+from policies.resume import Asked
+from router.reading import CallBody
+
+_GRAMMARS = (
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "grammar",
+    "json_schema",
+)
+_BESIDE_TEXT = (
+    "logprobs",
+    "top_logprobs",
+    "prompt_logprobs",
+    "echo",
+    "suffix",
+    "return_token_ids",
+    "return_prompt_text",
+)
+
+
+def asked_in(kind: str, body: CallBody) -> Asked:
+    """The facts of a call of `kind`. Nothing that a client may have put there raises: it has been answered, so a backend took it."""
+    choices = [_read(body, name) for name in ("n", "best_of")]
+    limits = [limit for name in ("max_tokens", "max_completion_tokens") if type(limit := _read(body, name)) is int]
+    return Asked(
+        kind,
+        has_many_choices=any(value not in (None, 1) for value in choices),
+        has_logprobs=any(_read(body, name) not in (None, False) for name in _BESIDE_TEXT),
+        is_structured=_is_structured(body),
+        has_tools=body.has_tools and _read(body, "tool_choice") != "none",
+        is_open=kind == "chat" and _is_open(body),
+        is_one_prompt=isinstance(_read(body, "prompt"), str),
+        max_tokens=min(limits, default=None),
+    )
+
+
+def _is_structured(body: CallBody) -> bool:
+    form, tool = _read(body, "response_format"), _read(body, "tool_choice")
+    is_text = form is None or (isinstance(form, dict) and form.get("type") == "text")
+    return not is_text or tool not in (None, "auto", "none") or any(_read(body, name) for name in _GRAMMARS)
+
+
+def _is_open(body: CallBody) -> bool:
+    if _read(body, "continue_final_message") or _read(body, "add_generation_prompt") is False:
+        return True
+    try:
+        last = msgspec.json.decode(msgspec.json.decode(body.messages, type=list[msgspec.Raw])[-1])
+    except MALFORMED:
+        return True
+    return not isinstance(last, dict) or last.get("role") == "assistant"
+
+
+def _read(body: CallBody, name: str) -> Any:
+    value = body.fields.get(name)
+    if value is None:
+        return None
+    try:
+        return msgspec.json.decode(value)
+    except MALFORMED:
+        return None

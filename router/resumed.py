@@ -1,0 +1,56 @@
+"""The relay of a stream that goes on from another backend: what the client has already is swallowed, the rest is written as the first's."""
+
+from __future__ import annotations
+
+from backends.answers import Chunk, Renaming, read_chunk
+from backends.exchange import Exchange
+from backends.merging import Merging
+from backends.sse import Event, encode
+from backends.transcript import Transcript
+from router.client import Client
+from router.relay import StreamLimits, StreamRelay
+
+_NAMED_ALREADY = Renaming("", "")  # what is merged has the first stream's model
+
+
+class ResumedRelay(StreamRelay):
+    """Until there is something new, nothing is sent and the stream may still go on elsewhere; then it is like any other.
+
+    Text that is swallowed is content all the same: the time limit between two tokens holds for it.
+    """
+
+    __slots__ = ("_merging", "_unsent")
+
+    def __init__(
+        self, reply: Exchange, client: Client, merging: Merging, limits: StreamLimits, *, transcript: Transcript
+    ):
+        super().__init__(reply, client, _NAMED_ALREADY, limits, transcript)
+        self._merging = merging
+        self._unsent: list[tuple[Chunk, bytes]] | None = []  # held back; the transcript is of what was sent
+
+    async def to_the_end(self) -> None:
+        for chunk, data in self._unsent or ():
+            self._keep(chunk, data)
+        self._unsent = None
+        await super().to_the_end()
+
+    def _take_chunk(self, chunk: Chunk, event: Event, out: list[bytes]) -> bool:
+        merging = self._merging
+        data = merging.take(event.data)
+        self._ends.see(chunk)
+        if merging.has_heard:
+            self._held_bytes = 0
+            self._reply.set_limit(self._next_limit_s(), self._late)
+        if data is None:
+            return False
+        sent = read_chunk(data)
+        if self._unsent is None:
+            self._keep(sent, data)
+        else:
+            self._unsent.append((sent, data))
+        out.append(encode(b"", data))
+        return merging.has_new
+
+    def _keep(self, chunk: Chunk, data: bytes) -> None:
+        if self._transcript is not None:
+            self._transcript.see(chunk, data)
