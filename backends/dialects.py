@@ -1,9 +1,11 @@
-"""What differs between the kinds of servers, as data: how to ask after their health, what they can answer, when they hang up."""
+"""What differs between the kinds of servers, as data: how to ask after their health, which models they have."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import msgspec
 
@@ -34,21 +36,98 @@ def says_no_error(body: bytes) -> bool:
     return error_text(body) is None
 
 
+class Presence(StrEnum):
+    """Whether a server has a model, by its own lists."""
+
+    THERE = "there"
+    NOT_LOADED = "not_loaded"  # the next call loads it, which takes as long as it takes
+    MISSING = "missing"
+    UNKNOWN = "unknown"  # its lists say nothing, or it has none that would
+
+
+class _LoadedEntry(msgspec.Struct):
+    id: str
+    state: str = ""
+
+
+class _LoadedList(msgspec.Struct):
+    data: list[_LoadedEntry]
+
+
+_LOADED_LIST = msgspec.json.Decoder(_LoadedList)
+
+
+def _unknown(_bodies: Sequence[bytes], _asked: str) -> Presence:
+    return Presence.UNKNOWN
+
+
+def _listed(body: bytes) -> list[str] | None:
+    """The names in a model list; None where it can't be read, or an entry has none."""
+    try:
+        names = [entry.id for entry in _MODEL_LIST.decode(body).data]
+    except MALFORMED:
+        return None
+    return names if all(names) else None
+
+
+def _served_by_vllm(bodies: Sequence[bytes], asked: str) -> Presence:
+    """It lists exactly the names that it serves, adapters included, and answers 404 to every other."""
+    names = _listed(bodies[0])
+    if names is None:
+        return Presence.UNKNOWN
+    return Presence.THERE if asked in names else Presence.MISSING
+
+
+def _loaded_by_lmstudio(bodies: Sequence[bytes], asked: str) -> Presence:
+    """Its OpenAI list holds what a call can reach: what is loaded, and with JIT loading all that is downloaded; its own list says which.
+
+    Own list: `GET /api/v0/models`, `state` is `loaded` or `not-loaded`. Where it has none (an old version), what is listed is there.
+    """
+    names = _listed(bodies[0])
+    if names is None:
+        return Presence.UNKNOWN
+    if not any(is_same_in_lmstudio(asked, name) for name in names):
+        return Presence.MISSING
+    try:
+        states = [e.state for e in _LOADED_LIST.decode(bodies[1]).data if is_same_in_lmstudio(asked, e.id)]
+    except MALFORMED:
+        return Presence.THERE
+    return Presence.NOT_LOADED if states and all(state == "not-loaded" for state in states) else Presence.THERE
+
+
+def is_same_in_lmstudio(one: str, other: str) -> bool:
+    """Whether two names are of one model there: it numbers further instances (`x:2`), and the publisher's name may be left out."""
+    return _plain(one) == _plain(other)
+
+
+def _plain(name: str) -> str:
+    return _INSTANCE.sub("", name.rpartition("/")[2]).lower()
+
+
+_INSTANCE = re.compile(r":\d+$", re.ASCII)
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One kind of server. `health_path` is asked with GET; 200 and `is_healthy(body)` mean that it can take calls."""
+    """One kind of server. `health_path` is asked with GET; 200 and `is_healthy(body)` mean that it can take calls.
+
+    `list_paths` are asked with GET after its models; `presence(bodies, name)` says what the bodies mean for one (b"" where none came).
+    """
 
     kind: str
     health_path: str
     is_healthy: Callable[[bytes], bool]
+    list_paths: tuple[str, ...] = ()
+    presence: Callable[[Sequence[bytes], str], Presence] = _unknown
 
 
+# Any compatible server: many serve more names than they list (aliases, dated versions, `name:latest`), so a list proves nothing.
 OPENAI = Dialect("openai", "/v1/models", lists_models)
 # 200 with an empty body once the model is loaded, 503 when the engine is dead (captured).
-VLLM = Dialect("vllm", "/health", says_no_error)
+VLLM = Dialect("vllm", "/health", says_no_error, ("/v1/models",), _served_by_vllm)
 # `GET /health` of LM Studio answers 200 with an error in the body to anything, so only its model list tells.
-LMSTUDIO = Dialect("lmstudio", "/v1/models", lists_models)
-# 503 while the model loads (captured).
+LMSTUDIO = Dialect("lmstudio", "/v1/models", lists_models, ("/v1/models", "/api/v0/models"), _loaded_by_lmstudio)
+# 503 while the model loads (captured). It serves its one model under every name.
 LLAMA_SERVER = Dialect("llama-server", "/health", says_no_error)
 
 DIALECTS = {d.kind: d for d in (OPENAI, VLLM, LMSTUDIO, LLAMA_SERVER)}

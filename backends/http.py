@@ -68,12 +68,8 @@ class Replica:
 
     async def probe(self) -> str:
         """Ask after the server's health, without inference. Returns "" where it is well, else one sentence."""
-        head = b"GET %b HTTP/1.1\r\n%b\r\n" % (self.dialect.health_path.encode(), self.fixed_head)
-        due_s = asyncio.get_running_loop().time() + PROBE_TIMEOUT_S
-        limits = Limits(PROBE_TIMEOUT_S, due_s, lambda: Failed(f"no answer within {PROBE_TIMEOUT_S:g} s"))
         try:
-            async with Opening(self, (head,), limits) as reply:
-                body = await reply.read(MAX_PROBE_BYTES)
+            body = await self._get(self.dialect.health_path)
         except BackendError as error:
             self.hide_key(error)
             return str(error) or type(error).__name__
@@ -82,6 +78,23 @@ class Replica:
             if self.dialect.is_healthy(body)
             else f"{self.dialect.health_path} does not answer as {self.dialect.kind} does"
         )
+
+    async def lists(self) -> tuple[bytes, ...]:
+        """What the server says of its models, one body for each of the dialect's `list_paths`; b"" where none came."""
+        bodies = []
+        for path in self.dialect.list_paths:
+            try:
+                bodies.append(await self._get(path))
+            except BackendError:
+                bodies.append(b"")
+        return tuple(bodies)
+
+    async def _get(self, path: str) -> bytes:
+        head = b"GET %b HTTP/1.1\r\n%b\r\n" % (path.encode(), self.fixed_head)
+        due_s = asyncio.get_running_loop().time() + PROBE_TIMEOUT_S
+        limits = Limits(PROBE_TIMEOUT_S, due_s, lambda: Failed(f"no answer within {PROBE_TIMEOUT_S:g} s"))
+        async with Opening(self, (head,), limits) as reply:
+            return await reply.read(MAX_PROBE_BYTES)
 
     def hide_key(self, error: BackendError) -> None:
         """Take the router's key out of what this server said with `error`: some quote it, and the words go into logs and answers."""

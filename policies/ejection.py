@@ -242,8 +242,9 @@ class ReplicaHealth:
 
     def hold_out(self, now_s: float, why: str) -> None:
         """Keep the replica out for `why` until `let_go`, wherever it stands."""
-        self._eject(Event.HELD_OUT, why, now_s)
-        self.ejected_until_s = math.inf
+        if not self.is_held_out:
+            self._eject(Event.HELD_OUT, why, now_s)
+            self.ejected_until_s = math.inf
 
     def let_go(self, now_s: float, why: str) -> None:
         """End what `hold_out` began: the next call is the probing one."""

@@ -12,6 +12,8 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from backends.answers import Renaming
 from backends.http import Replica
 from policies.balance import Bias, Load, fairest, least_busy
@@ -26,13 +28,24 @@ from router.gate import Gate
 class LiveReplica:
     """One server and what is known of it now."""
 
-    __slots__ = ("bias", "health", "in_flight", "probe_said", "probed_at_s", "server", "skills", "skills_asked")
+    __slots__ = (
+        "bias",
+        "health",
+        "in_flight",
+        "lacks",
+        "probe_said",
+        "probed_at_s",
+        "server",
+        "skills",
+        "skills_asked",
+    )
 
     def __init__(self, server: Replica, health: dict[str, ReplicaHealth]):
         self.server = server
         self.health = health
         self.in_flight = 0
         self.bias = Bias()
+        self.lacks: dict[str, str] = {}  # by model: what is wrong with it there, by the server's own lists
         self.probe_said = ""
         self.probed_at_s: float | None = None
         self.skills: dict[str, Skill] = {}  # by model; what is not in it has not been found out yet
@@ -148,6 +161,12 @@ class Binding:
     limits: AttemptLimits
     same_model: bool = True
     continues: str = "auto"
+
+    @property
+    def plain_name(self) -> str:
+        """The model's name on the backend."""
+        name: str = msgspec.json.decode(self.name)
+        return name
 
 
 class LiveModel:

@@ -44,4 +44,4 @@ def _state(replica: LiveReplica, model: str, is_draining: bool) -> dict[str, str
     if is_draining:
         return {"state": "draining", "reason": ""}
     health = replica.health[model]
-    return {"state": health.state.value, "reason": health.reason}
+    return {"state": health.state.value, "reason": replica.lacks.get(model) or health.reason}

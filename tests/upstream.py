@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-_LIST = b'{"object":"list","data":[{"id":"m","root":"/"}]}'
+_LIST = (
+    b'{"object":"list","data":[{"object":"model","root":"/"}]}'  # without a name: it serves whatever a test asks for
+)
 HEALTHY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(_LIST), _LIST)
 
 
@@ -81,6 +83,7 @@ class Upstream:
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     connections: int = 0
     is_well: bool = True
+    lists: dict[str, bytes] = field(default_factory=dict)  # what it answers to GET, by path, where that is not HEALTHY
     _server: asyncio.Server | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -119,7 +122,7 @@ class Upstream:
                 if request.method == "GET":
                     if not self.is_well:
                         return
-                    await connection.write(HEALTHY)
+                    await connection.write(self.lists.get(request.path, HEALTHY))
                     continue
                 if request.path in SKILL_PATHS:
                     self.questions.append(request)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from backends.dialects import DIALECTS
+from backends.dialects import DIALECTS, Presence
 from tests.backends.captured import captured
 from tests.upstream import HEALTHY
 
@@ -39,6 +41,61 @@ def test_an_answer_with_status_200_means_that_a_server_is_well(kind: str, body: 
 
 def test_lm_studio_is_never_asked_for_its_health_by_the_path_that_it_does_not_have() -> None:
     assert DIALECTS["lmstudio"].health_path == "/v1/models"
+
+
+VLLMS = captured("vllm-0.33-gpt-oss/models")[2]  # gpt-oss-20b and openai/gpt-oss-20b
+LLAMAS = captured("llama-server-smollm2/02_models")[2]
+LISTED = b'{"data":[{"id":"openai/gpt-oss-20b"},{"id":"qwen3-4b:2"},{"id":"text-embed"}],"object":"list"}'
+STATES = (
+    b'{"data":[{"id":"openai/gpt-oss-20b","type":"llm","state":"not-loaded","max_context_length":131072},'
+    b'{"id":"qwen3-4b","state":"not-loaded"},{"id":"qwen3-4b:2","state":"loaded"},{"id":"text-embed","state":"loaded"}],'
+    b'"object":"list"}'
+)
+NO_NAMES = b'{"data":[{"object":"model"}]}'
+
+PRESENCES: list[tuple[str, str, tuple[bytes, ...], str, Presence]] = [
+    ("vLLM, an alias", "vllm", (VLLMS,), "openai/gpt-oss-20b", Presence.THERE),
+    ("vLLM, a name that it does not serve", "vllm", (VLLMS,), "unsloth/gpt-oss-20b", Presence.MISSING),
+    ("vLLM tells names apart by their letters", "vllm", (VLLMS,), "GPT-OSS-20b", Presence.MISSING),
+    ("vLLM, no list", "vllm", (b"",), "x", Presence.UNKNOWN),
+    ("vLLM, an entry without a name", "vllm", (NO_NAMES,), "x", Presence.UNKNOWN),
+    ("vLLM, an error", "vllm", (b'{"error":"Unauthorized"}',), "x", Presence.UNKNOWN),
+    ("LM Studio, loaded", "lmstudio", (LISTED, STATES), "text-embed", Presence.THERE),
+    ("LM Studio, listed and not loaded", "lmstudio", (LISTED, STATES), "openai/gpt-oss-20b", Presence.NOT_LOADED),
+    ("LM Studio, the second instance is loaded", "lmstudio", (LISTED, STATES), "qwen3-4b", Presence.THERE),
+    ("LM Studio, not listed", "lmstudio", (LISTED, STATES), "gemma-3", Presence.MISSING),
+    ("LM Studio, loaded and yet not listed", "lmstudio", (b'{"data":[{"id":"x"}]}', STATES), "text-embed", Presence.MISSING),
+    ("LM Studio, without the publisher's name", "lmstudio", (LISTED, b""), "gpt-oss-20b", Presence.THERE),
+    ("LM Studio, in other letters", "lmstudio", (LISTED, b""), "OpenAI/GPT-OSS-20B", Presence.THERE),
+    ("LM Studio before it had its own list", "lmstudio", (LISTED, LM_STUDIO_LIES), "text-embed", Presence.THERE),
+    ("LM Studio, a state that is not known", "lmstudio", (LISTED, b'{"data":[{"id":"text-embed","state":"new"}]}'),
+     "text-embed", Presence.THERE),
+    ("LM Studio, no list", "lmstudio", (b"", STATES), "text-embed", Presence.UNKNOWN),
+    ("llama-server serves its model under every name", "llama-server", (), "x", Presence.UNKNOWN),
+    ("any other serves more than it lists", "openai", (), "x", Presence.UNKNOWN),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "bodies", "asked", "presence"), [row[1:] for row in PRESENCES], ids=[row[0] for row in PRESENCES]
+)
+def test_whether_a_server_has_a_model_by_its_own_lists(
+    kind: str, bodies: tuple[bytes, ...], asked: str, presence: Presence
+) -> None:
+    dialect = DIALECTS[kind]
+    assert len(bodies) == len(dialect.list_paths)
+    assert dialect.presence(bodies, asked) is presence
+
+
+@given(st.lists(st.binary(max_size=200), min_size=2, max_size=2), st.text(max_size=20))
+def test_lists_of_any_bytes_are_read_without_an_error(bodies: list[bytes], asked: str) -> None:
+    for dialect in DIALECTS.values():
+        assert dialect.presence(bodies, asked) is Presence.UNKNOWN
+
+
+def test_llama_servers_list_names_one_model_and_is_not_asked_for() -> None:
+    assert DIALECTS["vllm"].presence((LLAMAS,), "smollm2-135m-instruct") is Presence.THERE
+    assert DIALECTS["llama-server"].list_paths == ()
 
 
 def test_every_dialect_is_found_by_its_own_kind() -> None:

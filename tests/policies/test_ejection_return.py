@@ -56,6 +56,16 @@ def test_who_is_held_out_comes_back_by_no_time_and_no_probe(state: State) -> Non
     assert [health.may_take(110.0), health.may_take(110.0)] == [True, False]
 
 
+def test_who_is_held_out_again_and_again_is_held_out_once() -> None:
+    health = ejected(100.0)
+    for now_s in (101.0, 102.0, 103.0):
+        health.hold_out(now_s, "it has no such model")
+    health.let_go(110.0, "it has the model again")
+    assert health.may_take(110.0)
+    health.failed(111.0)
+    assert health.ejected_until_s == 131.0, "the third time out"
+
+
 def test_the_call_that_probed_as_it_was_held_out_is_old_news() -> None:
     health = probing()
     health.hold_out(106.0, "it has no such model")
