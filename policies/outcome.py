@@ -25,6 +25,7 @@ class OutcomeKind(StrEnum):
     STREAM_BROKEN = "stream_broken"  # after the commit
     DIVERGED = "diverged"  # asked to resume a stream, it says something else than what was sent
     CLIENT_GONE = "client_gone"
+    OUTRUN = "outrun"  # another attempt beside it had content first
     DEADLINE = "deadline"  # the call's own deadline
 
 
@@ -61,6 +62,7 @@ _MEANING = {
     OutcomeKind.STREAM_BROKEN: (False, True),  # the client has seen content: a stream can be resumed, never tried again
     OutcomeKind.DIVERGED: (False, False),  # chance in sampling, or another model; nothing that is wrong with the server
     OutcomeKind.CLIENT_GONE: (False, False),
+    OutcomeKind.OUTRUN: (False, False),  # slow beside one other is no failure: its first-token time says how slow it is
     OutcomeKind.DEADLINE: (False, False),  # set by the client or by what earlier attempts used up
 }
 

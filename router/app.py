@@ -77,6 +77,8 @@ def _lifespan(fleet: Fleet) -> Any:
             with suppress(asyncio.CancelledError):
                 await watch
             for backend in fleet.backends.values():
+                if backend.leftovers is not None:
+                    await backend.leftovers.close()
                 for replica in backend.replicas:
                     replica.server.pool.close()
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Protocol
 
 from backends.errors import AnswerTimeout, BackendError, DeadlinePassed, FirstTokenTimeout, Refused
 from backends.exchange import Exchange
-from backends.http import Limits, Outgoing
+from backends.http import Keep, Limits, Outgoing
 from backends.transcript import Transcript
 from policies.outcome import OUTCOMES, OutcomeKind
 from policies.retry import MIN_USEFUL_S
@@ -24,15 +25,24 @@ _JSON = b"application/json"
 _EVENTS = b"text/event-stream; charset=utf-8"
 
 
+class Racing(Protocol):
+    """What attempts that run beside each other ask for, so that only one of them speaks to the client."""
+
+    def commit(self, attempt: Attempt) -> None: ...
+    def has_lost(self, attempt: Attempt) -> bool: ...
+
+
 @dataclass(slots=True)
 class Attempt:
-    """What one attempt needs; built anew for each."""
+    """What one attempt needs; built anew for each. `kept`: the exchange that goes on without a reader, see `backends.leftovers`."""
 
     call: Call
     model: LiveModel
     binding: Binding
     client: Client
     recorder: Recorder
+    race: Racing | None = None
+    kept: Exchange | None = None
 
     async def run(self) -> None:
         """Answer the client from this backend. Raises BackendError; before the commit the call may go elsewhere then."""
@@ -52,15 +62,41 @@ class Attempt:
             outcome, said = outcome_of(error), str(error)
             self.recorder.alerts.about(self.model.name, backend.name, outcome.kind, loop.time())
             raise
+        except asyncio.CancelledError:
+            if self.race is not None and self.race.has_lost(self):
+                outcome = OUTCOMES[OutcomeKind.OUTRUN]
+            raise
         finally:
             now_s = loop.time()
-            replica.in_flight -= 1
-            if self.model.unwell:
-                backend.fit(now_s)
-            backend.gate.leave()
+            if self.kept is None:
+                self._leave(replica, now_s)
+            else:
+                self._read_on(self.kept, replica, started_s)
             self.recorder.charge(self.call, self.model, replica, outcome, (started_s, now_s))
             self._note(outcome.kind, said, now_s - started_s, replica.url)
         await self.client.finish(rest)  # a client that reads slowly now keeps no place at the backend
+
+    def _leave(self, replica: LiveReplica, now_s: float) -> None:
+        backend = self.binding.backend
+        replica.in_flight -= 1
+        if self.model.unwell:
+            backend.fit(now_s)
+        backend.gate.leave()
+
+    def _keep(self) -> Keep | None:
+        """Where an exchange goes whose client has left, if this backend must not be cut off."""
+        return self._kept if self.binding.backend.leftovers is not None else None
+
+    def _kept(self, exchange: Exchange) -> None:
+        self.kept = exchange
+
+    def _read_on(self, exchange: Exchange, replica: LiveReplica, started_s: float) -> None:
+        """The place at the backend is given back when its answer has ended: until then it is at work."""
+        leftovers = self.binding.backend.leftovers
+        assert leftovers is not None, "nothing is kept elsewhere"
+        loop = asyncio.get_running_loop()
+        until_s = started_s + self.binding.limits.total_s
+        leftovers.take(exchange, replica.server.pool, until_s, lambda: self._leave(replica, loop.time()))
 
     def _pick(self, now_s: float) -> LiveReplica:
         return self.binding.backend.pick(self.model.name, now_s, self.recorder.rng)
@@ -81,7 +117,9 @@ class Attempt:
         A caller is best kept where its cohort is, and its prompt in the cache, but not at the price of an idle backend beside a queue:
         so as long as a refusing backend would be waited out. Where nobody has room it is the gate that decides, by `queue_wait_s`.
         """
-        until_s = self.call.deadline_s - (MIN_USEFUL_S if self.call.attempts else 0.0)  # no later than a further attempt may begin
+        until_s = self.call.deadline_s - (
+            MIN_USEFUL_S if self.call.attempts else 0.0
+        )  # no later than a further attempt may begin
         call, bindings = self.call, self.model.bindings
         names = [candidate.backend for candidate in call.candidates]
         here = names.index(self.binding.backend.name) + 1 if self.binding.backend.name in names else len(names)
@@ -94,7 +132,7 @@ class Attempt:
         call = self.call
         call.attempts += 1
         outgoing = Outgoing(call.path, call.body.write(self.binding.name), call.content_type, call.request_id)
-        async with replica.server.open(outgoing, self._limits(started_s)) as reply:
+        async with replica.server.open(outgoing, self._limits(started_s), self._keep()) as reply:
             if call.facts.kind == "pass":
                 return await self._pass(reply, replica, started_s)
             if call.facts.stream:
@@ -108,10 +146,13 @@ class Attempt:
         return body
 
     async def _stream(self, reply: Exchange, replica: LiveReplica, started_s: float) -> bytes:
-        transcript = self.call.transcript = Transcript() if self.model.resume.by else None
+        transcript = Transcript() if self.model.resume.by else None
         limits = self._stream_limits(started_s)
         relay = StreamRelay(reply, self.client, self.binding.renaming, limits, transcript)
         await relay.until_content()
+        if self.race is not None:
+            self.race.commit(self)
+        self.call.transcript = transcript
         self._first_content(replica, started_s)
         self.client.begin(200, self._headers(_EVENTS))
         await relay.to_the_end()

@@ -13,6 +13,7 @@ import msgspec
 from backends.answers import Renaming
 from backends.dialects import DIALECTS
 from backends.http import replica_at
+from backends.leftovers import Leftovers
 from backends.pool import origin_of
 from policies.admission import BY_LABEL
 from policies.budget import RetryBudget
@@ -98,7 +99,9 @@ def _backend(name: str, config: Config, env: Mapping[str, str], rng: random.Rand
     slots = backend.max_in_flight
     limit = slots * len(replicas) if slots else UNLIMITED
     gate = Gate(limit, config.server.queue_size, config.server.queue_wait_s)
-    return LiveBackend(name, backend.kind, None, replicas, gate, slots)
+    live = LiveBackend(name, backend.kind, None, replicas, gate, slots)
+    live.leftovers = Leftovers() if backend.on_client_gone == "drain" else None
+    return live
 
 
 def _tls(backend: BackendConfig) -> ssl.SSLContext | None:
@@ -119,7 +122,7 @@ def _ejection(model: ModelConfig) -> EjectionRules:
 def _model(name: str, config: Config, backends: Mapping[str, LiveBackend]) -> LiveModel:
     model = config.models[name]
     retry = model.retry
-    return LiveModel(
+    live = LiveModel(
         build_route(name, model),
         dict(model.split),
         {on: _binding(name, config, backends[on]) for on in model.on if on in backends},
@@ -130,6 +133,8 @@ def _model(name: str, config: Config, backends: Mapping[str, LiveBackend]) -> Li
         at_most_share=model.eject.at_most_share,
         revision=FIRST_REVISION,
     )
+    live.hedge_after_s = model.hedge.after_s if model.hedge is not None else None
+    return live
 
 
 def _binding(name: str, config: Config, backend: LiveBackend) -> Binding:

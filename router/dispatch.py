@@ -4,6 +4,7 @@
 
 Where a backend is chosen: `policies.choose`, once, as an ordered list of candidates with reasons.
 When a call moves: after an attempt that failed before the commit, and only as `policies.retry.next_step` says.
+When a second attempt runs beside a slow first one: where the model has `hedge` (`router.race`); whoever has content first goes on.
 When it stops moving: with the first content sent to the client (`client.has_begun`), with the deadline, or when the list is used up.
 When a stream breaks after that: `router.resume` carries it on from another backend, as `policies.resume` says, or it ends with an error.
 Who waits: only this coroutine (in the backend's gate, for the reply, between two attempts). Who counts: the attempt charges its
@@ -17,7 +18,7 @@ import asyncio
 import tenacity
 
 from backends.errors import BackendError
-from policies.choose import Choice, choose
+from policies.choose import choose
 from policies.outcome import Outcome
 from policies.retry import Action, NextStep, Standing, next_step
 from router.attempt import Attempt
@@ -26,6 +27,7 @@ from router.client import Client
 from router.faults import CallFailed, fault_of, no_backend, stream_error
 from router.fleet import Fleet, LiveModel
 from router.outcomes import outcome_of
+from router.race import Race
 from router.record import Recorder
 from router.resume import Resumption
 
@@ -42,9 +44,12 @@ async def dispatch(call: Call, client: Client, fleet: Fleet, recorder: Recorder)
     call.candidates = choice.candidates
     first = model.bindings[choice.candidates[0].backend]
     try:
-        await Attempt(call, model, first, client, recorder).run()  # it pays nothing for what may follow
+        if model.hedge_after_s is None or not call.facts.stream or call.priority:
+            await Attempt(call, model, first, client, recorder).run()  # it pays nothing for what may follow
+        else:
+            await Race(call, model, client, recorder).run(model.hedge_after_s)
     except BackendError as error:
-        await _after_failure(Ladder(call, model, choice, client, recorder), error)
+        await _after_failure(Ladder(call, model, client, recorder), error)
 
 
 async def _after_failure(ladder: Ladder, error: BackendError) -> None:
@@ -67,11 +72,11 @@ async def _after_failure(ladder: Ladder, error: BackendError) -> None:
 class Ladder:
     """The attempts of one call after the first: where it stands, and the way on. Tenacity runs the loop; policy makes every decision."""
 
-    def __init__(self, call: Call, model: LiveModel, choice: Choice, client: Client, recorder: Recorder):
+    def __init__(self, call: Call, model: LiveModel, client: Client, recorder: Recorder):
         self.client = client
         self._call = call
         self._model = model
-        self._candidates = choice.candidates
+        self._candidates = call.candidates
         self._recorder = recorder
         self._position = 0
         self._attempts_here = 1

@@ -16,6 +16,7 @@ import msgspec
 
 from backends.answers import Renaming
 from backends.http import Replica
+from backends.leftovers import Leftovers
 from policies.balance import Bias, Load, fairest, least_busy
 from policies.budget import RetryBudget
 from policies.choose import BackendView, ModelRoute, Snapshot
@@ -78,7 +79,7 @@ class LiveReplica:
 class LiveBackend:
     """A backend and its replicas. `slots`: how many calls one replica may have at once, None for any number."""
 
-    __slots__ = ("gate", "is_draining", "kind", "kinds", "name", "replicas", "slots")
+    __slots__ = ("gate", "is_draining", "kind", "kinds", "leftovers", "name", "replicas", "slots")
 
     def __init__(self, name: str, kind: str, kinds: frozenset[str] | None, replicas: list[LiveReplica], gate: Gate,
                  slots: int | None = None):  # fmt: skip
@@ -89,6 +90,7 @@ class LiveBackend:
         self.gate = gate
         self.is_draining = False
         self.slots = slots
+        self.leftovers: Leftovers | None = None  # only where the engine must not be cut off
 
     def fit(self, now_s: float) -> None:
         """Let the gate's limit follow the replicas in rotation; what still runs on the others takes none of their slots.
@@ -178,6 +180,7 @@ class LiveModel:
         "at_most_share",
         "bindings",
         "budget",
+        "hedge_after_s",
         "name",
         "resume",
         "retry",
@@ -200,6 +203,7 @@ class LiveModel:
         self.total_s = total_s
         self.at_most_share = at_most_share
         self.revision = revision
+        self.hedge_after_s: float | None = None
         self.unwell = 0
         self._settled_at_s = -math.inf
         self._well = self._look(None)

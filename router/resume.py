@@ -177,7 +177,7 @@ class ResumeAttempt(Attempt):
         call.attempts += 1
         limits = self._limits(started_s)
         outgoing, merging = await self._asking(replica, limits)
-        async with replica.server.open(outgoing, limits) as reply:
+        async with replica.server.open(outgoing, limits, self._keep()) as reply:
             relay = ResumedRelay(reply, self.client, merging, self._stream_limits(started_s), transcript=transcript)
             await relay.until_content()
             self.recorder.heard(self.model, replica, started_s, asyncio.get_running_loop().time())

@@ -63,7 +63,7 @@ class BackendConfig(Section):
     )
     on_client_gone: Literal["cancel", "drain"] = Field(
         default="cancel",
-        description="When a client leaves: cancel the call on the backend, or read its answer to the end (drain).",
+        description="When a client leaves: cancel the call on the backend, or read its answer to the end, holding its place (drain).",
     )
     verify: bool = Field(default=True, description="Whether the server's TLS certificate is checked (https only).")
     ca_file: Text | None = Field(

@@ -149,9 +149,12 @@ class Eject(Section):
 
 
 class Hedge(Section):
-    """A second attempt beside one that is slow."""
+    """A second attempt beside one that is slow; whichever has content first answers, the other is cancelled."""
 
-    after_s: Seconds = Field(description="Seconds without content after which a second backend is asked as well.")
+    after_s: Seconds = Field(
+        description="Seconds without content after which a further backend with room is asked as well: "
+        "of streamed, interactive calls, paid for from the retry budget."
+    )
 
 
 class Resume(Section):

@@ -7,7 +7,7 @@ import pytest
 from policies.outcome import OUTCOMES, OutcomeKind
 
 CALLERS_DOING = {OutcomeKind.REJECTED, OutcomeKind.OVERFLOW, OutcomeKind.CLIENT_GONE, OutcomeKind.DEADLINE}
-CHANCE = {OutcomeKind.DIVERGED}
+CHANCE = {OutcomeKind.DIVERGED, OutcomeKind.OUTRUN}
 OVER = {
     OutcomeKind.OK,
     OutcomeKind.REJECTED,
