@@ -67,6 +67,7 @@ TABLE: dict[OutcomeKind, tuple[tuple[Action, RetryReason], ...]] = {
     K.REJECTED: (OVER, OVER, OVER, OVER),
     K.STREAM_BROKEN: (OVER, OVER, OVER, OVER),
     K.DIVERGED: (OVER, OVER, OVER, OVER),
+    K.OUTRUN: (OVER, OVER, OVER, OVER),
     K.CLIENT_GONE: (OVER, OVER, OVER, OVER),
     K.DEADLINE: (OVER, OVER, OVER, OVER),
     K.FAILED: (AGAIN, AT_ONCE, AGAIN, NOBODY),
