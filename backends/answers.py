@@ -162,21 +162,35 @@ class Renaming:
     `"model":"x"` as raw bytes cannot stand inside a JSON string (its quotes would be escaped), and with no second brace before it
     it belongs to the top level, so the bytes may be replaced without parsing. Where the backend writes it otherwise (spaces,
     escapes, after a nested object, which may have a `model` of its own), the top level is parsed and written again.
+
+    `strayed` is the last name that a backend said and that is neither, "" where there was none.
     """
 
-    __slots__ = ("_backends_name", "_new", "_old", "name")
+    __slots__ = ("_backends_name", "_new", "_old", "name", "strayed")
 
     def __init__(self, backends_name: str, name: str):
         self.name = name
         self._backends_name = backends_name
         self._old = b'"model":%b' % msgspec.json.encode(backends_name)
         self._new = b'"model":%b' % msgspec.json.encode(name)
+        self.strayed = ""
+
+    def copy(self) -> Renaming:
+        """One of its own for an attempt, so that what strayed is this attempt's."""
+        twin = Renaming.__new__(Renaming)
+        twin.name, twin._backends_name, twin._old, twin._new = self.name, self._backends_name, self._old, self._new
+        twin.strayed = ""
+        return twin
 
     def apply(self, data: bytes, said: str | None) -> bytes:
         """`data` with the client's name; `said` is the model that the backend named in it."""
         if said is None or said == self.name:
             return data
-        start = data.find(self._old) if said == self._backends_name else -1
+        start = -1
+        if said == self._backends_name:
+            start = data.find(self._old)
+        else:
+            self.strayed = said
         if start >= 0 and data.count(b"{", 0, start) == 1:
             return b"%b%b%b" % (data[:start], self._new, data[start + len(self._old) :])
         fields = _OBJECT.decode(data)

@@ -112,6 +112,7 @@ class Dialect:
     """One kind of server. `health_path` is asked with GET; 200 and `is_healthy(body)` mean that it can take calls.
 
     `list_paths` are asked with GET after its models; `presence(bodies, name)` says what the bodies mean for one (b"" where none came).
+    `is_same(asked, said)`: whether an answer's `model` is the one asked for; None where servers of this kind name it as they like.
     """
 
     kind: str
@@ -119,15 +120,25 @@ class Dialect:
     is_healthy: Callable[[bytes], bool]
     list_paths: tuple[str, ...] = ()
     presence: Callable[[Sequence[bytes], str], Presence] = _unknown
+    is_same: Callable[[str, str], bool] | None = None
 
 
-# Any compatible server: many serve more names than they list (aliases, dated versions, `name:latest`), so a list proves nothing.
+# Any compatible server: answers carry dated versions and the like, and many serve more names than they list (aliases, `name:latest`), so
+# neither proves anything.
 OPENAI = Dialect("openai", "/v1/models", lists_models)
 # 200 with an empty body once the model is loaded, 503 when the engine is dead (captured).
 VLLM = Dialect("vllm", "/health", says_no_error, ("/v1/models",), _served_by_vllm)
-# `GET /health` of LM Studio answers 200 with an error in the body to anything, so only its model list tells.
-LMSTUDIO = Dialect("lmstudio", "/v1/models", lists_models, ("/v1/models", "/api/v0/models"), _loaded_by_lmstudio)
-# 503 while the model loads (captured). It serves its one model under every name.
+# `GET /health` of LM Studio answers 200 with an error in the body to anything, so only its model list tells. A call of a name that it
+# does not know is answered by the one model that is loaded, and `model` says so (its issue 619); vLLM would answer 404.
+LMSTUDIO = Dialect(
+    "lmstudio",
+    "/v1/models",
+    lists_models,
+    ("/v1/models", "/api/v0/models"),
+    _loaded_by_lmstudio,
+    is_same_in_lmstudio,
+)
+# 503 while the model loads (captured). It serves its one model under every name, and answers with its own.
 LLAMA_SERVER = Dialect("llama-server", "/health", says_no_error)
 
 DIALECTS = {d.kind: d for d in (OPENAI, VLLM, LMSTUDIO, LLAMA_SERVER)}

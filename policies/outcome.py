@@ -23,6 +23,9 @@ class OutcomeKind(StrEnum):
     FAILED = "failed"  # a 5xx, or an error inside a 200, before the commit
     PROTOCOL_BROKEN = "protocol_broken"
     STREAM_BROKEN = "stream_broken"  # after the commit
+    OTHER_MODEL = (
+        "other_model"  # a whole answer, and the client has it, but by its own words of another model than asked for
+    )
     DIVERGED = "diverged"  # asked to resume a stream, it says something else than what was sent
     CLIENT_GONE = "client_gone"
     OUTRUN = "outrun"  # another attempt beside it had content first
@@ -60,6 +63,7 @@ _MEANING = {
     OutcomeKind.FAILED: (True, True),
     OutcomeKind.PROTOCOL_BROKEN: (True, True),
     OutcomeKind.STREAM_BROKEN: (False, True),  # the client has seen content: a stream can be resumed, never tried again
+    OutcomeKind.OTHER_MODEL: (False, True),  # nothing to try again: an answer beats none; yet nobody wants more of them
     OutcomeKind.DIVERGED: (False, False),  # chance in sampling, or another model; nothing that is wrong with the server
     OutcomeKind.CLIENT_GONE: (False, False),
     OutcomeKind.OUTRUN: (False, False),  # slow beside one other is no failure: its first-token time says how slow it is

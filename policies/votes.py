@@ -8,8 +8,8 @@ against it. That is below what `consecutive_failures` asks for, and two voters t
     votes of one voter     1   1   2   2   3    5     at 1 the operator asked for a single failure to be enough
 
 So a voter alone never ejects, and an engine that fails everybody is out after `consecutive_failures` calls all the same. Two exceptions,
-so that a system with a single caller still leaves a dead engine: what no call can cause (no connection, the router's own key) carries no
-marks, and while the replica's own health probe is unwell everybody's failures count.
+so that a system with a single caller still leaves a dead engine: what no call can cause (no connection, the router's own key, the wrong
+model) carries no marks, and while the replica's own health probe is unwell everybody's failures count.
 
 Memory is bounded: of a row, and of each slice of the window, the first MAX_VOTERS marks are known. Where so many have failed, one more
 is not alone.
@@ -35,7 +35,7 @@ MAX_VOTERS = 64  # 64 marks of 16 bytes: 8 KiB a tally at most, and far more tha
 # Of a prompt: hashing 128 KiB takes 0.2 ms (measured), and a failure costs more than that.
 _EDGE_BYTES = 65_536
 # Nothing of the call was read, or the same would have met every other.
-_NO_CALLS_DOING = frozenset({OutcomeKind.CONNECT_FAILED, OutcomeKind.KEY_REFUSED})
+_NO_CALLS_DOING = frozenset({OutcomeKind.CONNECT_FAILED, OutcomeKind.KEY_REFUSED, OutcomeKind.OTHER_MODEL})
 
 
 def most_votes(consecutive_failures: int) -> int:

@@ -17,6 +17,9 @@ _REMEDIES = {
     OutcomeKind.NOT_SERVED: (
         "backend %(backend)s does not serve model %(model)s; load it there, or mend its name under models.%(model)s.on"
     ),
+    OutcomeKind.OTHER_MODEL: (
+        "backend %(backend)s %(said)s to calls of model %(model)s; load the right model there, or mend its name under models.%(model)s.on"
+    ),
 }
 
 
@@ -26,7 +29,7 @@ class Alerts:
     def __init__(self) -> None:
         self._said_at_s: dict[tuple[str, str, OutcomeKind], float] = {}
 
-    def about(self, model: str, backend: str, kind: OutcomeKind, now_s: float) -> None:
+    def about(self, model: str, backend: str, kind: OutcomeKind, now_s: float, said: str = "") -> None:
         """An attempt ended with `kind`; says what to mend where that is the operator's to mend, and nothing else."""
         remedy = _REMEDIES.get(kind)
         if remedy is None:
@@ -34,4 +37,4 @@ class Alerts:
         last_s = self._said_at_s.get((model, backend, kind))
         if last_s is None or now_s - last_s >= AGAIN_S:
             self._said_at_s[model, backend, kind] = now_s
-            log.error(remedy, {"backend": backend, "model": model})
+            log.error(remedy, {"backend": backend, "model": model, "said": said})

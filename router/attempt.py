@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from backends.answers import Renaming
 from backends.errors import AnswerTimeout, BackendError, DeadlinePassed, FirstTokenTimeout, Refused
 from backends.exchange import Exchange
 from backends.http import Keep, Limits, Outgoing
@@ -43,6 +44,8 @@ class Attempt:
     recorder: Recorder
     race: Racing | None = None
     kept: Exchange | None = None
+    renaming: Renaming = field(init=False)
+    answered_as: str = field(init=False, default="")  # the model that the backend names, where it is another than asked for
 
     async def run(self) -> None:
         """Answer the client from this backend. Raises BackendError; before the commit the call may go elsewhere then."""
@@ -57,6 +60,9 @@ class Attempt:
         try:
             rest = await self._answer(replica, started_s)
             outcome = OUTCOMES[OutcomeKind.OK]
+            if self.answered_as:
+                outcome, said = OUTCOMES[OutcomeKind.OTHER_MODEL], f"answered as {self.answered_as!r}"
+                self.recorder.alerts.about(self.model.name, backend.name, outcome.kind, loop.time(), said)
         except BackendError as error:
             replica.server.hide_key(error)
             outcome, said = outcome_of(error), str(error)
@@ -129,15 +135,16 @@ class Attempt:
 
     async def _answer(self, replica: LiveReplica, started_s: float) -> bytes:
         """Take the answer from the replica and send all of it but the last piece, which is returned."""
-        call = self.call
+        call, binding = self.call, self.binding
         call.attempts += 1
-        outgoing = Outgoing(call.path, call.body.write(self.binding.name), call.content_type, call.request_id)
+        self.renaming = binding.renaming if binding.is_same is None else binding.renaming.copy()
+        outgoing = Outgoing(call.path, call.body.write(binding.name), call.content_type, call.request_id)
         async with replica.server.open(outgoing, self._limits(started_s), self._keep()) as reply:
             if call.facts.kind == "pass":
                 return await self._pass(reply, replica, started_s)
             if call.facts.stream:
                 return await self._stream(reply, replica, started_s)
-            body = await read_answer(reply, call.facts.kind, self.binding.renaming)
+            body = await read_answer(reply, call.facts.kind, self.renaming)
             self._first_content(replica, started_s)
             return self._whole(200, _JSON, body)
 
@@ -148,7 +155,7 @@ class Attempt:
     async def _stream(self, reply: Exchange, replica: LiveReplica, started_s: float) -> bytes:
         transcript = Transcript() if self.model.resume.by else None
         limits = self._stream_limits(started_s)
-        relay = StreamRelay(reply, self.client, self.binding.renaming, limits, transcript)
+        relay = StreamRelay(reply, self.client, self.renaming, limits, transcript)
         await relay.until_content()
         if self.race is not None:
             self.race.commit(self)
@@ -161,7 +168,7 @@ class Attempt:
     async def _pass(self, reply: Exchange, replica: LiveReplica, started_s: float) -> bytes:
         content_type = reply.headers.get("content-type", "application/octet-stream").encode("latin-1")
         if content_type.lower().startswith(_JSON):
-            body = await read_passed(reply, self.binding.renaming)
+            body = await read_passed(reply, self.renaming)
             self._first_content(replica, started_s)
             return self._whole(reply.status, content_type, body)
         self._first_content(replica, started_s)
@@ -195,7 +202,11 @@ class Attempt:
     def _first_content(self, replica: LiveReplica, started_s: float) -> None:
         now_s = asyncio.get_running_loop().time()
         self.call.first_s = now_s
-        self.recorder.heard(self.model, replica, started_s, now_s)
+        binding, said = self.binding, self.renaming.strayed
+        if said and binding.is_same is not None and not binding.is_same(binding.plain_name, said):
+            self.answered_as = said
+        else:
+            self.recorder.heard(self.model, replica, started_s, now_s)
         self.recorder.metrics.first_content(self.model.name, self.binding.backend.name, now_s - started_s)
 
     def _headers(self, content_type: bytes) -> list[Header]:

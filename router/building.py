@@ -152,7 +152,15 @@ def _binding(name: str, config: Config, backend: LiveBackend) -> Binding:
     )
     shown = on if model.report_model == "backend" else name
     renaming = Renaming(on, shown)
-    return Binding(backend, msgspec.json.encode(on), renaming, limits, on_backend.same_model, on_backend.continues)
+    return Binding(
+        backend,
+        msgspec.json.encode(on),
+        renaming,
+        limits,
+        on_backend.same_model,
+        on_backend.continues,
+        DIALECTS[backend.kind].is_same,
+    )
 
 
 def _rule(rule: Rule) -> RoutingRule:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -154,7 +154,8 @@ class AttemptLimits:
 class Binding:
     """A model on a backend: the name it has there, as a JSON string, how that is undone in answers, and how long things may take.
 
-    `same_model`, `continues`: whether, and how, a stream that broke elsewhere may be resumed here.
+    `same_model`, `continues`: whether, and how, a stream that broke elsewhere may be resumed here. `is_same(asked, said)`: whether the
+    model that an answer names is the one asked for, None where that is not to be known.
     """
 
     backend: LiveBackend
@@ -163,6 +164,7 @@ class Binding:
     limits: AttemptLimits
     same_model: bool = True
     continues: str = "auto"
+    is_same: Callable[[str, str], bool] | None = None
 
     @property
     def plain_name(self) -> str:

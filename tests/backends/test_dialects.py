@@ -93,6 +93,29 @@ def test_lists_of_any_bytes_are_read_without_an_error(bodies: list[bytes], asked
         assert dialect.presence(bodies, asked) is Presence.UNKNOWN
 
 
+# asked, said -> whether it is the same model
+NAMES = [
+    ("openai/gpt-oss-20b", "openai/gpt-oss-20b", True),
+    ("openai/gpt-oss-20b", "gpt-oss-20b", True),
+    ("openai/gpt-oss-20b", "openai/gpt-oss-20b:2", True),
+    ("GPT-OSS-20b", "openai/gpt-oss-20b", True),
+    ("openai/gpt-oss-20b", "openai/gpt-oss-120b", False),
+    ("openai/gpt-oss-20b", "qwen3-4b", False),
+    ("gpt-oss-20b", "gpt-oss-20b:latest", False),
+]
+
+
+@pytest.mark.parametrize(("asked", "said", "is_same"), NAMES)
+def test_which_names_are_of_one_model_in_lm_studio(asked: str, said: str, is_same: bool) -> None:
+    check = DIALECTS["lmstudio"].is_same
+    assert check is not None and check(asked, said) is is_same
+
+
+@pytest.mark.parametrize("kind", sorted({*DIALECTS} - {"lmstudio"}))
+def test_no_other_kind_is_held_to_the_name_in_its_answers(kind: str) -> None:
+    assert DIALECTS[kind].is_same is None
+
+
 def test_llama_servers_list_names_one_model_and_is_not_asked_for() -> None:
     assert DIALECTS["vllm"].presence((LLAMAS,), "smollm2-135m-instruct") is Presence.THERE
     assert DIALECTS["llama-server"].list_paths == ()

@@ -12,6 +12,7 @@ OVER = {
     OutcomeKind.OK,
     OutcomeKind.REJECTED,
     OutcomeKind.STREAM_BROKEN,
+    OutcomeKind.OTHER_MODEL,
     OutcomeKind.CLIENT_GONE,
     OutcomeKind.DEADLINE,
 } | CHANCE

@@ -186,7 +186,7 @@ def test_a_caller_without_a_name_is_his_key_and_without_a_key_his_prompt(call: C
 
 @pytest.mark.parametrize("kind", OutcomeKind)
 def test_what_no_call_can_cause_has_no_voters(kind: OutcomeKind, call: Callable[..., CallFacts]) -> None:
-    is_nobodys = kind in (OutcomeKind.CONNECT_FAILED, OutcomeKind.KEY_REFUSED)
+    is_nobodys = kind in (OutcomeKind.CONNECT_FAILED, OutcomeKind.KEY_REFUSED, OutcomeKind.OTHER_MODEL)
     assert (voters_of(kind, call(user="ann"), STICK_BY, HI) == NOBODY) is is_nobodys
 
 

@@ -9,6 +9,8 @@ from router.alerts import AGAIN_S, Alerts
 from tests.running import config_for, running
 from tests.upstream import Upstream, answer, says, sends
 
+MENDABLE = {OutcomeKind.KEY_REFUSED, OutcomeKind.NOT_SERVED, OutcomeKind.OTHER_MODEL}
+
 
 @pytest.mark.parametrize(
     ("status", "words"),
@@ -40,7 +42,7 @@ def test_an_alert_comes_back_after_its_time_and_each_has_its_own(caplog: pytest.
     assert len(caplog.records) == 4
 
 
-@pytest.mark.parametrize("kind", sorted({*OutcomeKind} - {OutcomeKind.KEY_REFUSED, OutcomeKind.NOT_SERVED}))
+@pytest.mark.parametrize("kind", sorted({*OutcomeKind} - MENDABLE))
 def test_nothing_else_alerts(kind: OutcomeKind, caplog: pytest.LogCaptureFixture) -> None:
     Alerts().about("jane", "a", kind, 0.0)
     assert not caplog.records

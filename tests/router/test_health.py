@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.running import Router, config_for, running
-from tests.upstream import Connection, Received, Script, Upstream, answer, hangs, says, sends, stream
+from tests.upstream import Connection, Received, Script, Upstream, answer, chat_answer, hangs, says, sends, stream
 
 MODEL = "split: {a: 1.0}\nretry: {attempts_per_backend: 1}"
 OH_NO = sends(answer({"error": "x"}, "500 Oh"))
@@ -165,6 +165,96 @@ async def test_the_outcome_is_charged_as_the_stream_ends_and_not_as_it_begins() 
         leave.set()
         await asyncio.gather(*calls)
         assert await state_of(router) == "ejected"
+
+
+# -- the wrong model -------------------------------------------------------------------------------
+
+
+def of_kind(kind: str, a: Upstream, b: Upstream) -> str:
+    return f"""
+backends: {{a: {{kind: {kind}, url: "{a.url}"}}, b: {{kind: openai, url: "{b.url}"}}}}
+models: {{jane: {{on: {{a: openai/gpt-oss-20b, b: x}}, split: {{a: 1.0}}, eject: {{for_s: [300, 300]}}}}}}
+"""
+
+
+def says_as(name: str) -> Script:
+    """A backend that answers every call as the model `name`."""
+
+    async def script(request: Received, connection: Connection) -> None:
+        if request.json.get("stream"):
+            await connection.write(*stream("Hello", "you", model=name))
+        else:
+            await connection.write(answer(chat_answer("Hello", name)))
+
+    return script
+
+
+@pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "streamed"])
+async def test_an_answer_of_another_model_is_used_and_counts_against_the_backend(
+    is_stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        Upstream(says_as("qwen3-4b\nforged")) as a,
+        Upstream(says("b")) as b,
+        running(of_kind("lmstudio", a, b)) as router,
+    ):
+        for _ in range(5):
+            response = await router.chat(stream=is_stream)
+            assert response.headers["x-crossfade-backend"] == "a" and "Hello" in response.text
+            assert "qwen" not in response.text and '"jane"' in response.text
+        assert await answered_by(router) == "b"
+        metrics = (await router.client.get("/metrics")).text
+    assert 'crossfade_attempts_total{backend="a",model="jane",outcome="other_model"} 5.0' in metrics
+    alerts = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(alerts) == 1 and "answered as 'qwen3-4b\\nforged'" in alerts[0] and "models.jane.on" in alerts[0]
+
+
+async def test_only_the_answers_that_strayed_count() -> None:
+    async with (
+        Upstream(says_as("qwen3-4b")) as wrong,
+        Upstream(says_as("openai/gpt-oss-20b")) as right,
+        running(
+            of_kind("lmstudio", wrong, right).replace(f'url: "{wrong.url}"', f'urls: ["{wrong.url}", "{right.url}"]')
+        ) as router,
+    ):
+        for _ in range(60):
+            await router.chat()
+        metrics = (await router.client.get("/metrics")).text
+    assert 0 < len(wrong.received) < 60
+    counted = f'crossfade_attempts_total{{backend="a",model="jane",outcome="other_model"}} {len(wrong.received)}.0'
+    assert counted in metrics
+
+
+async def test_a_probing_call_that_another_model_answers_brings_nobody_back() -> None:
+    async with (
+        Upstream(says_as("qwen3-4b")) as a,
+        Upstream(says("b")) as b,
+        running(of_kind("lmstudio", a, b).replace("[300, 300]", "[0.05, 300]")) as router,
+    ):
+        for _ in range(5):
+            await router.chat()
+        assert await state_of(router) == "ejected"
+        async with asyncio.timeout(10):
+            while len(a.received) < 7:
+                await router.chat(stream=True)
+                await asyncio.sleep(0.01)
+        assert await state_of(router) == "ejected"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("lmstudio", "openai/gpt-oss-20b"),
+        ("lmstudio", "gpt-oss-20b:2"),
+        ("llama-server", "/models/gpt-oss-20b.gguf"),
+        ("openai", "gpt-oss-2026-08-01"),
+    ],
+)
+async def test_a_name_that_is_usual_for_a_kind_counts_against_nobody(kind: str, name: str) -> None:
+    async with Upstream(says_as(name)) as a, Upstream(says("b")) as b, running(of_kind(kind, a, b)) as router:
+        for _ in range(6):
+            assert await answered_by(router) == "a"
+        assert "other_model" not in (await router.client.get("/metrics")).text
 
 
 # -- failing fast ----------------------------------------------------------------------------------
