@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import threading
+import time
 from collections.abc import Callable
 
 import pytest
+import uvloop
 
+from backends.dialects import VLLM
 from backends.errors import AnswerTimeout, BackendError, Failed, FirstTokenTimeout, ProtocolBroken
 from backends.exchange import MAX_BUFFERED_BYTES, Exchange
+from backends.http import replica_at
+from backends.pool import origin_of
 from tests.backends.wire import CALL, HELLO, answers, body_of, limits, request_of, serving
 from tests.upstream import STREAM_HEAD, Connection, chunked
 
@@ -310,3 +317,55 @@ async def test_a_limit_that_passed_before_the_request_is_sent_is_not_forgotten(d
         with pytest.raises(AnswerTimeout, match="late"):
             exchange.start(await pool.connect(2), (b"GET / HTTP/1.1\r\n\r\n",))
         assert exchange.release() is None
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_what_came_while_the_loop_stood_still_is_read_before_anybody_is_blamed_for_silence(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    stands_still, has_sent = threading.Event(), threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65_536)
+            connection.sendall(STREAM_HEAD)
+            stands_still.wait(5)
+            connection.sendall(chunked(b"first"))
+            has_sent.set()
+            connection.recv(1)
+
+    async def call(port: int) -> bytes:
+        loop = asyncio.get_running_loop()
+        near, far = socket.socketpair()
+        got: list[bytes] = []
+        replica = replica_at(origin_of(f"http://127.0.0.1:{port}"), VLLM)
+        async with replica.open(CALL, limits(0.3)) as reply:
+
+            def stand_still() -> None:
+                loop.remove_reader(near)
+                stands_still.set()
+                has_sent.wait(5)
+                time.sleep(0.5)  # past the limit
+
+            loop.add_reader(near, stand_still)
+            far.send(b"!")
+
+            def enough(data: bytes) -> bool:
+                got.append(data)
+                return True
+
+            await reply.pump(enough)
+            reply.set_limit(loop.time() + 0.2, lambda: AnswerTimeout("late"))
+            with pytest.raises(AnswerTimeout):  # and a silence of its own is one
+                await reply.pump(lambda data: None)
+        near.close()
+        far.close()
+        return b"".join(got)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=serve, args=(listener,), daemon=True)
+        server.start()
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            assert runner.run(call(listener.getsockname()[1])) == b"first"
+        server.join(5)
