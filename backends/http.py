@@ -11,6 +11,7 @@ call's ladder. Source: RFC 9112 section 9.3.1; nginx and Go's net/http do the sa
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -30,6 +31,7 @@ MAX_PROBE_BYTES = 262_144  # a server with hundreds of models lists them in less
 
 
 Keep = Callable[[Exchange], None]
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,99}", re.ASCII)
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
@@ -95,6 +97,11 @@ class Replica:
         limits = Limits(PROBE_TIMEOUT_S, due_s, lambda: Failed(f"no answer within {PROBE_TIMEOUT_S:g} s"))
         async with Opening(self, (head,), limits) as reply:
             return await reply.read(MAX_PROBE_BYTES)
+
+    def shown(self, model: str) -> str:
+        """A model's name that the server gave, as the operator may read it; what looks like none, or holds the key, is not repeated."""
+        is_name = _MODEL_NAME.fullmatch(model) is not None and not (self.key and self.key in model)
+        return model if is_name else "another"
 
     def hide_key(self, error: BackendError) -> None:
         """Take the router's key out of what this server said with `error`: some quote it, and the words go into logs and answers."""

@@ -61,7 +61,7 @@ class Attempt:
             rest = await self._answer(replica, started_s)
             outcome = OUTCOMES[OutcomeKind.OK]
             if self.answered_as:
-                outcome, said = OUTCOMES[OutcomeKind.OTHER_MODEL], f"answered as {self.answered_as!r}"
+                outcome, said = OUTCOMES[OutcomeKind.OTHER_MODEL], f"answered as {self.answered_as}"
                 self.recorder.alerts.about(self.model.name, backend.name, outcome.kind, loop.time(), said)
         except BackendError as error:
             replica.server.hide_key(error)
@@ -204,7 +204,7 @@ class Attempt:
         self.call.first_s = now_s
         binding, said = self.binding, self.renaming.strayed
         if said and binding.is_same is not None and not binding.is_same(binding.plain_name, said):
-            self.answered_as = said
+            self.answered_as = replica.server.shown(said)
         else:
             self.recorder.heard(self.model, replica, started_s, now_s)
         self.recorder.metrics.first_content(self.model.name, self.binding.backend.name, now_s - started_s)

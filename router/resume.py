@@ -12,7 +12,7 @@ from backends.errors import BackendError, DeadlinePassed, StreamBroken
 from backends.http import Limits, Outgoing
 from backends.merging import Counted, Merging
 from backends.transcript import Said
-from policies.balance import least_busy
+from policies.balance import fairest
 from policies.choose import choose
 from policies.outcome import OutcomeKind
 from policies.resume import NO_SKILL, Means, Place, Purse, ResumeStep, Sent, Skill, Way, next_resume
@@ -134,7 +134,8 @@ class Resumption:
         fresh = [replica for replica in self._fresh(binding) if replica.takes(self._model.name, now_s)]
         if not fresh:
             return binding.backend.pick(self._model.name, now_s, self._recorder.rng)
-        return fresh[least_busy([replica.in_flight for replica in fresh], self._recorder.rng)]
+        loads = [replica.load(self._model.name, now_s) for replica in fresh]
+        return fresh[fairest(loads, self._recorder.rng)]
 
     def _attempt(self, backend: str, way: Way, skill: Skill, said: Said) -> ResumeAttempt:
         binding = self._model.bindings[backend]

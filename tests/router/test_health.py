@@ -167,6 +167,23 @@ async def test_the_outcome_is_charged_as_the_stream_ends_and_not_as_it_begins() 
         assert await state_of(router) == "ejected"
 
 
+async def test_a_503_for_every_other_call_puts_a_backend_out_once_and_not_in_and_out() -> None:
+    """The row never gets long and the health probe is always well: the share decides, and then time alone."""
+
+    async def flaps(request: Received, connection: Connection) -> None:
+        busy = sends(answer({"error": "busy"}, "503 Service Unavailable"))
+        await (busy if len(a.received) % 2 else says("x"))(request, connection)
+
+    async with two_backends(flaps) as (router, a):
+        changes, last = 0, "in_rotation"
+        for number in range(60):
+            assert (await router.chat(**asks(f"question {number}"))).status_code == 200
+            state = await state_of(router)
+            changes += state != last
+            last = state
+        assert (changes, last, len(a.received)) == (1, "ejected", 11)
+
+
 # -- the wrong model -------------------------------------------------------------------------------
 
 
@@ -189,12 +206,16 @@ def says_as(name: str) -> Script:
     return script
 
 
-@pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    ("is_stream", "name", "shown"),
+    [(False, "qwen3-4b", "qwen3-4b"), (True, "qwen3-4b", "qwen3-4b"), (False, "qwen\nforged", "another")],
+    ids=["whole", "streamed", "a name that is none"],
+)
 async def test_an_answer_of_another_model_is_used_and_counts_against_the_backend(
-    is_stream: bool, caplog: pytest.LogCaptureFixture
+    is_stream: bool, name: str, shown: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with (
-        Upstream(says_as("qwen3-4b\nforged")) as a,
+        Upstream(says_as(name)) as a,
         Upstream(says("b")) as b,
         running(of_kind("lmstudio", a, b)) as router,
     ):
@@ -206,7 +227,7 @@ async def test_an_answer_of_another_model_is_used_and_counts_against_the_backend
         metrics = (await router.client.get("/metrics")).text
     assert 'crossfade_attempts_total{backend="a",model="jane",outcome="other_model"} 5.0' in metrics
     alerts = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert len(alerts) == 1 and "answered as 'qwen3-4b\\nforged'" in alerts[0] and "models.jane.on" in alerts[0]
+    assert len(alerts) == 1 and f"answered as {shown} " in alerts[0] and "models.jane.on" in alerts[0]
 
 
 async def test_only_the_answers_that_strayed_count() -> None:
