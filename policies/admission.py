@@ -2,9 +2,10 @@
 
 Classes. `interactive` goes before `batch`, `batch` before `shadow`, at every place that becomes free. An engine's slots cannot be
 exceeded and a running call is not ended for another, so what a better class is guaranteed is: every slot that becomes free until none
-of it waits, and, for KEPT_FREE_FOR_S after one of it had to wait, a tenth of the slots (at least one of two) that worse classes leave
-free. So a person's call finds room at once beside a flood of batch calls that run for minutes each, and a batch alone has every slot.
-Source: Netflix's concurrency-limits, partitions of 90 % live and 10 % batch, which may go beyond the limit where ours may not.
+of it waits; and where the next one takes long to become free, a tenth of the slots (at least one of two) that worse classes leave free
+for KEPT_FREE_FOR_S after a better call lacked room. So a person's call finds room at once beside a flood of batch calls that run for
+minutes each, while fast slots are all used, and a batch alone has every slot. Source: Netflix's concurrency-limits, partitions of 90 %
+live and 10 % batch, which may go beyond the limit where ours may not.
 
 Waiting. A call is let wait only where it is all but sure to be let in in time: in a standing queue everybody who is let wait stands where
 the prediction just fits, so a prediction of the mean would let half of them expire. From the pace at which the queue has moved (mean m
@@ -16,6 +17,10 @@ and deviation s of the time between two that were let in) n places take
 The root holds the chance of n gaps and, with k, that of the pace itself, which is known from so many gaps only; the last term is the skew
 of a sum of few gaps (Cornish-Fisher). The pace weighs about the last MEMORY gaps, or as many as the prediction reaches ahead. Z is 3
 where 2.33 would do for one look: a queue is looked at by every call that comes, and the most hopeful look is the one that lets wait.
+
+A queue is for bursts. One that still stands after `queue_wait_s` is no burst, and a long one helps nobody then: as much is served with a
+short one, sooner, and when the load is over all is normal sooner. So whoever comes to a queue that stands may wait for what is left of
+`queue_wait_s` since it began to, and STANDING_SHARE of it at least. Source: CoDel, a queue that does not empty is a bad queue.
 
 Worked numbers. Four slots of 50 ms, Poisson departures, m = s = 12.5 ms: of a queue of 10 s 700 places are used, and the last of them
 expects 8.8 s. Four slots of 20 s, m = s = 5 s: the next place is sure in 34 s only, so nobody waits where 10 s are allowed.
@@ -35,7 +40,9 @@ from math import sqrt
 MEMORY = 32  # gaps; in simulations 16 let 3 % of a tenfold overload expire, and more than 32 let fewer wait where there are few slots
 Z = 3.0  # in simulations (fixed, uniform, exponential times of service) 2.33 lets up to 2 % expire, 3 less than 1 %
 KEPT_FREE_SHARE = 0.1  # Netflix's guarantee of 90 % for live traffic, seen from the other side
+KEPT_FREE_FROM_S = 0.5  # a person hardly notices less before a first token; then a slot kept free only costs
 KEPT_FREE_FOR_S = 300.0  # a person at a chat comes back within minutes; after that a batch may have the last slot too
+STANDING_SHARE = 0.2  # of 10 s: the 2 s that may be queued are worked off within 4 s at half the load
 _SKEW = (Z * Z - 1) / 3
 
 
@@ -81,6 +88,11 @@ def lowered(own: Priority, asked: str) -> Priority | None:
 def kept_free(limit: int) -> int:
     """How many of `limit` slots worse classes leave to a better one that needs them: 1 -> 0, 2 -> 1, 4 -> 1, 512 -> 51."""
     return max(1, int(limit * KEPT_FREE_SHARE)) if limit > 1 else 0
+
+
+def patience_s(queue_wait_s: float, stands_s: float) -> float:
+    """How long one may wait that comes to a queue which has stood for `stands_s` seconds."""
+    return max(queue_wait_s * STANDING_SHARE, queue_wait_s - stands_s)
 
 
 class Pace:

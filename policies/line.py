@@ -15,7 +15,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Generic, TypeVar
 
-from policies.admission import KEPT_FREE_FOR_S, Pace, Priority, Refusal, RefusalReason, kept_free
+from policies.admission import (
+    KEPT_FREE_FOR_S,
+    KEPT_FREE_FROM_S,
+    Pace,
+    Priority,
+    Refusal,
+    RefusalReason,
+    kept_free,
+    patience_s,
+)
 
 T = TypeVar("T")
 _NEVER_S = float("-inf")
@@ -34,6 +43,7 @@ class Line(Generic[T]):
         self._queues: tuple[OrderedDict[T, None], ...] = tuple(OrderedDict() for _ in Priority)
         self._paces = tuple(Pace() for _ in Priority)
         self._lacked_room_s = [_NEVER_S for _ in Priority]
+        self._stands_since_s = [_NEVER_S for _ in Priority]
 
     def try_enter(self) -> bool:
         """Go in if there is room and nobody else wants it; only for the best class. On False, ask `enters`."""
@@ -59,22 +69,25 @@ class Line(Generic[T]):
         """How many of a class wait."""
         return len(self._queues[priority])
 
-    def turns_away(self, priority: Priority, now_s: float, patience_s: float) -> Refusal | None:
-        """Why one that finds no room should not wait, if it should not; `patience_s` is how long it could. Ask before `stand`."""
+    def turns_away(self, priority: Priority, now_s: float, remaining_s: float) -> Refusal | None:
+        """Why one that finds no room should not wait, if it should not; `remaining_s` is its own time. Ask before `stand`."""
         self._paces[priority].stands(now_s)
         self._lacked_room_s[priority] = now_s
         self.is_timed = True
         expected_s = self._expected_s(priority, now_s)
         if self.waiting >= self._queue_size and not any(self._queues[priority + 1 :]):
             return Refusal(RefusalReason.QUEUE_FULL, expected_s)
-        patience_s = min(patience_s, self._queue_wait_s)
-        if patience_s <= 0 or self._at_worst_s(priority, now_s) > patience_s:
+        stands_s = now_s - self._stands_since_s[priority] if self._queues[priority] else 0.0
+        limit_s = min(remaining_s, patience_s(self._queue_wait_s, stands_s))
+        if limit_s <= 0 or self._at_worst_s(priority, now_s) > limit_s:
             return Refusal(RefusalReason.WAIT_TOO_LONG, expected_s)
         return None
 
     def stand(self, ticket: T, priority: Priority, now_s: float) -> tuple[T, Refusal] | None:
         """Wait from now on, as the last of the class. In a full queue returns whose place was taken, and its refusal."""
         displaced = self._displaced(now_s) if self.waiting >= self._queue_size else None
+        if not self._queues[priority]:
+            self._stands_since_s[priority] = now_s
         self._queues[priority][ticket] = None
         self.waiting += 1
         return displaced
@@ -131,6 +144,8 @@ class Line(Generic[T]):
 
     def _open_to(self, priority: Priority, now_s: float) -> int:
         """How many may be inside for one of this class to be let in."""
-        if priority and now_s - max(self._lacked_room_s[:priority]) < KEPT_FREE_FOR_S:
-            return self.limit - kept_free(self.limit)
+        for better in range(priority):
+            lacked_room = now_s - self._lacked_room_s[better] < KEPT_FREE_FOR_S
+            if lacked_room and self._paces[better].expected_s(1, now_s) > KEPT_FREE_FROM_S:
+                return self.limit - kept_free(self.limit)
         return self.limit

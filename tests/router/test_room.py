@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
+from policies.admission import KEPT_FREE_FROM_S
 from policies.ejection import State
 from router.building import build_fleet
 from router.config import loads
@@ -244,7 +245,7 @@ async def test_the_limit_shrinks_as_the_calls_end_that_an_ejected_replica_still_
         await says("late")(request, connection)
 
     async with Upstream(holds_one_and_fails_the_rest) as one, Upstream(says("x")) as other:
-        config = config_for({"a": "http://127.0.0.1:1"}, "split: {a: 1.0}\nretry: {backoff_s: [0.001, 0.002]}")
+        config = config_for({"a": "http://127.0.0.1:1"}, "split: {a: 1.0}\neject: {consecutive_failures: 1}")
         config = config.replace("url: http://127.0.0.1:1", f"max_in_flight: 2, urls: ['{one.url}', '{other.url}']")
         async with running(config) as router:
             calls = [asyncio.create_task(router.chat())]
@@ -265,7 +266,7 @@ async def limit_of(router: Router) -> int:
 
 
 @pytest.mark.parametrize("where", ["router", "backend"])
-async def test_a_batch_leaves_a_place_free_after_a_person_found_none(where: str) -> None:
+async def test_a_batch_leaves_a_place_free_after_a_person_had_to_wait_for_one(where: str) -> None:
     held: asyncio.Queue[asyncio.Event] = asyncio.Queue()
 
     async def holds(request: Received, connection: Connection) -> None:
@@ -281,6 +282,7 @@ async def test_a_batch_leaves_a_place_free_after_a_person_found_none(where: str)
             one, other = await held.get(), await held.get()
             person = asyncio.create_task(router.chat())
             await until_queued(router, where, "interactive")
+            await asyncio.sleep(1.2 * KEPT_FREE_FROM_S)  # a wait that a person notices
             one.set()
             (await held.get()).set()
             assert (await person).status_code == 200, "of two places one is free now"
