@@ -3,6 +3,7 @@
 PYTHON ?= python3
 ENGINES ?= vllm
 PORT ?= 8000
+TIMES ?= 100
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +14,7 @@ PACKAGE := $(VENV)/.package
 DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
 
-.PHONY: help install run test lint bench-overhead clean
+.PHONY: help install run test lint fuzz bench-overhead clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s%s\n", $$1, $$2}' Makefile
@@ -31,6 +32,9 @@ lint: $(DEV) ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+fuzz: $(DEV) ## readers of foreign bytes and schedules of faults, fed for minutes (TIMES=100)
+	FUZZ_TIMES=$(TIMES) $(BIN)/python -m pytest --timeout 0 tests/fuzz tests/faults/test_schedules.py
 
 bench-overhead: $(BENCH) ## what the router costs, beside a direct connection and nginx
 	$(BIN)/python -m bench.overhead

@@ -102,8 +102,8 @@ class Pipe(asyncio.Transport):
         return ("127.0.0.1", 1) if name in ("peername", "sockname") else default
 
 
-def _joined(left: asyncio.Protocol, right: asyncio.Protocol) -> Pipe:
-    """Two ends of a new connection; the left one."""
+def joined(left: asyncio.Protocol, right: asyncio.Protocol) -> Pipe:
+    """The left end of a new connection between two protocols."""
     ours, theirs = Pipe(left), Pipe(right)
     ours.peer, theirs.peer = theirs, ours
     right.connection_made(theirs)
@@ -137,7 +137,7 @@ class World:
             deed = self.take(port)
             await asyncio.sleep(deed.after_s if deed.kind == "refuse" else 1e6)
             raise ConnectionRefusedError(111, "Connection refused")
-        _joined(protocol, _Server(self, port))
+        joined(protocol, _Server(self, port))
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -273,7 +273,7 @@ async def _play(config: Any, world: World, asks: Sequence[Ask]) -> Played:
         CALL.set(number)
         answered.began_s = loop.time()
         edge = EdgeProtocol(server.config, server.server_state, {})
-        wire = _joined(answered, edge)
+        wire = joined(answered, edge)
         body = chat_body(**({"stream": True} if answered.ask.stream else {}))
         wire.write(request(body, f"x-crossfade-timeout-s: {answered.ask.total_s}", "connection: close"))
 
