@@ -119,19 +119,17 @@ class LiveBackend:
 
         Who failed a moment ago, or comes back from an ejection, weighs differently: see `policies.balance`.
         """
-        is_even = True
         in_rotation = []
         for replica in self.replicas:
             health = replica.health[model]
             if health.state is State.IN_ROTATION:
                 in_rotation.append(replica)
-                is_even = is_even and now_s >= replica.bias.until_s and now_s >= health.ramps_until_s
             elif health.may_take(now_s):
                 return replica
         choices = in_rotation or self.replicas
         if len(choices) == 1:
             return choices[0]
-        if is_even:
+        if all(now_s >= replica.bias.until_s and now_s >= replica.health[model].ramps_until_s for replica in choices):
             return choices[least_busy([replica.in_flight for replica in choices], rng)]
         if self.slots is not None:
             choices = [r for r in choices if r.in_flight < r.room(self.slots, now_s)] or choices
