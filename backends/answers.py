@@ -204,12 +204,14 @@ _TEXT = re.compile(rb'"(content|reasoning|reasoning_content|text)":"(' + _LETTER
 _ONE_EVENT = re.compile(rb"data:[^\r\n]*(?:\n\n|\r\n\r\n)")
 _WHOLE_TEXT = re.compile(_LETTERS)
 _PLAIN = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))
-_QUOTE = ord('"')
+_QUOTE = b'"'
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _MOST_DIGITS = 3
-_LINES = tuple(b"%x" % size for size in range(16**_MOST_DIGITS))
+_MOST_GROWTH = 1_024  # by a longer name of the model; what grows more is read in full
+_LINES = tuple(b"%x" % size for size in range(16**_MOST_DIGITS + _MOST_GROWTH))
 # Sizes of chunks as engines write them, in either case; a text chunk of one token is some 230 bytes long.
-_SIZES = {line: size for size, line in enumerate(_LINES)} | {line.upper(): size for size, line in enumerate(_LINES)}
+_SIZES = {line: size for size, line in enumerate(_LINES[: 16**_MOST_DIGITS])}
+_SIZES |= {line.upper(): size for line, size in _SIZES.items()}
 
 
 class ChunkShape:
@@ -225,14 +227,14 @@ class ChunkShape:
     """
 
     __slots__ = (
+        "_fixed",
+        "_growth",
         "_head",
-        "_head_bytes",
         "_kept_bytes",
         "_new_head",
         "_new_tail",
-        "_overhead",
+        "_start",
         "_tail",
-        "_tail_bytes",
         "kept",
         "name",
     )
@@ -241,11 +243,12 @@ class ChunkShape:
         self.kept: bytearray | None = None
         self.name = ""
         self._kept_bytes = kept_bytes
-        self._head = b""
-        self._tail = b""
-        self._new_head = b""
-        self._new_tail = b""
-        self._head_bytes = self._tail_bytes = self._overhead = 0
+        self._head = self._new_head = b""
+        self._tail = b""  # from the quote that closes the text
+        self._new_tail = b""  # from behind it
+        self._start = 0  # of the text, from the line break after a chunk's size
+        self._fixed = 0  # how much longer a chunk is than its text with the quote
+        self._growth = 0  # of a chunk through its new form
 
     def learn(self, event: bytes, renamed: bytes) -> bool:
         """Remember the shape of one whole event with content, whose form for the client is `renamed`; whether there is one."""
@@ -254,23 +257,35 @@ class ChunkShape:
             return False
         if _ONE_EVENT.fullmatch(event) is None:
             return False
+        growth = len(renamed) - len(event)
+        if abs(growth) > _MOST_GROWTH:
+            return False
         self.name = new[1].decode()
         start, end = old.span(2)
         self._head, self._tail = event[:start], event[end:] + b"\r\n"
-        self._head_bytes, self._tail_bytes = len(self._head), len(self._tail)
+        self._start, self._fixed, self._growth = start + 2, len(event) - (end + 1 - start), growth
         start, end = new.span(2)
-        self._new_head, self._new_tail = b"\r\n" + renamed[:start], renamed[end:] + b"\r\n"
-        self._overhead = len(renamed) - (end - start)
+        self._new_head, self._new_tail = b"\r\n" + renamed[:start], renamed[end + 1 :] + b"\r\n"
         return True
 
     def apply(self, read: bytes) -> tuple[bytes, int]:
         """The chunks (of HTTP's chunked coding) at the start of `read` that have the learned shape, in the client's form and framed
         again; and how many bytes of `read` they are.
         """
-        first, position = self._apply_one(read, 0)
-        if position == len(read) or not position:
-            return first, position
-        out = [first]
+        line_end = read.find(b"\r\n", 0, _MOST_DIGITS + 2)
+        size = _SIZES.get(read[:line_end])
+        if size is not None and size + line_end + 4 == len(read) and read.endswith(self._tail):
+            start = line_end + self._start
+            text = read[start : start + size - self._fixed]
+            is_plain = text.translate(None, _PLAIN) == _QUOTE != text  # nearly all are; the pattern says of the rest
+            if read.startswith(self._head, line_end + 2) and (is_plain or _is_text(text)):
+                self._keep(text)
+                return b"".join((_LINES[size + self._growth], self._new_head, text, self._new_tail)), len(read)
+        return self._apply_all(read)
+
+    def _apply_all(self, read: bytes) -> tuple[bytes, int]:
+        out: list[bytes] = []
+        position = 0
         while position < len(read):
             more, position = self._apply_one(read, position)
             if not more:
@@ -279,34 +294,31 @@ class ChunkShape:
         return b"".join(out), position
 
     def _apply_one(self, read: bytes, position: int) -> tuple[bytes, int]:
-        line_end = read.find(b"\r\n", position, position + _MOST_DIGITS + 2)
-        size = _SIZES.get(read[position:line_end]) if line_end > 0 else None
-        if size is None:
-            line = _SIZE_LINE.match(read, position)
-            if line is None:
-                return b"", position
-            line_end, size = line.end() - 2, int(line[1], 16)
-        head = line_end + 2
-        chunk_end = head + 2 + size
-        start = head + self._head_bytes
-        end = chunk_end - self._tail_bytes
-        # The tail is not there where the read stops before the chunk does, nor, with nothing of the text between, where it is too short.
-        if start < end and read.startswith(self._head, head) and read.startswith(self._tail, end):
+        line = _SIZE_LINE.match(read, position)
+        if line is None:
+            return b"", position
+        head, size = line.end(), int(line[1], 16)
+        start = head - 2 + self._start
+        end = start + size - self._fixed
+        # The tail is not there where the read stops before the chunk does.
+        if start + 1 < end and read.startswith(self._head, head) and read.startswith(self._tail, end - 1):
             text = read[start:end]
-            if not text.translate(None, _PLAIN) or (_WHOLE_TEXT.fullmatch(text) and (text.isascii() or _is_utf8(text))):
-                kept = self.kept
-                if kept is not None:
-                    kept += text
-                    kept.append(_QUOTE)
-                    if len(kept) > self._kept_bytes:
-                        self.kept = None
-                framed = (_hex(end - start + self._overhead), self._new_head, text, self._new_tail)
-                return b"".join(framed), chunk_end
+            if _is_text(text):
+                self._keep(text)
+                framed = (b"%x" % (size + self._growth), self._new_head, text, self._new_tail)
+                return b"".join(framed), end - 1 + len(self._tail)
         return b"", position
 
+    def _keep(self, text: bytes) -> None:
+        if self.kept is not None:
+            self.kept += text
+            if len(self.kept) > self._kept_bytes:
+                self.kept = None
 
-def _hex(size: int) -> bytes:
-    return _LINES[size] if size < len(_LINES) else b"%x" % size
+
+def _is_text(text: bytes) -> bool:
+    """Whether it is the rest of a JSON string, up to the quote at its end."""
+    return _WHOLE_TEXT.fullmatch(text, 0, len(text) - 1) is not None and (text.isascii() or _is_utf8(text))
 
 
 def _is_utf8(text: bytes) -> bool:

@@ -106,7 +106,7 @@ WHOLE: list[tuple[str, str, bytes, type[BackendError] | str | None]] = [
     ("an abort", "chat", compact({"choices": [{**CHOICE, "finish_reason": "abort"}]}), Failed),
     ("an error", "chat", b'{"error":{"message":"dead","code":500}}', Failed),
     ("an error instead of embeddings", "embeddings", b'{"error":"No models loaded"}', NotServed),
-    ("an error instead of a message", "messages", b'{"type":"error","error":{"type":"overloaded_error","message":"x"}}', Failed),
+    ("an error instead of a message", "messages", b'{"type":"error","error":{"type":"overloaded_error","message":"x"}}', Refused),
     ("LM Studio's 200 to an unknown path", "responses", b'{"error":"Unexpected endpoint or method. (POST /v1/responses)"}', NotServed),
     ("HTML", "chat", b"<html></html>", ProtocolBroken),
     ("nothing", "responses", b"", ProtocolBroken),
