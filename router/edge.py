@@ -329,7 +329,8 @@ class EdgeProtocol(HttpToolsProtocol):
             if self.pipeline or running.response_started or not running.more_body:
                 self.transport.close()
                 return
-            running.response_complete = True  # its body is what went wrong, and this is its answer
+            # Its body is what went wrong, and this is its answer: nobody else may give one.
+            running.response_started = running.response_complete = True
         body = fault.body()
         lines = [
             (b"x-request-id", secrets.token_hex(16).encode()),
