@@ -103,7 +103,8 @@ class Retry(Section):
     )
     retry_after_wait_s: SecondsOrZero = Field(
         default=1.0,
-        description="The longest Retry-After (seconds) that is waited for; for longer ones the call moves on.",
+        description="The longest Retry-After (seconds), or queue at a full backend while another has room, that is waited for;"
+        " else the call moves on.",
     )
     budget_ratio: Ratio = Field(
         default=0.2, description="Retries allowed per call: 0.2 adds at most a fifth to the load."

@@ -98,7 +98,10 @@ class Server(Section):
     queue_size: Annotated[int, Field(ge=0, le=1_000_000), NOT_BOOL] = Field(
         default=1024, description="Calls that may wait for room; further ones get a 503 at once."
     )
-    queue_wait_s: Seconds = Field(default=10, description="Seconds a call may wait for room before it gets a 503.")
+    queue_wait_s: Seconds = Field(
+        default=10,
+        description="Seconds a call may wait for room; one that would most likely wait in vain gets a 503 at once.",
+    )
     pass_paths: tuple[PassPath, ...] = Field(
         default=PASS_PATHS, description="Further paths that are sent on by their `model`, exactly as they are."
     )
