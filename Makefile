@@ -4,6 +4,7 @@ PYTHON ?= python3
 ENGINES ?= vllm
 PORT ?= 8000
 TIMES ?= 100
+MINUTES ?= 30
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +15,7 @@ PACKAGE := $(VENV)/.package
 DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
 
-.PHONY: help install run test lint fuzz bench-overhead clean
+.PHONY: help install run test lint fuzz soak bench-overhead clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s%s\n", $$1, $$2}' Makefile
@@ -35,6 +36,9 @@ lint: $(DEV) ## style and types
 
 fuzz: $(DEV) ## readers of foreign bytes and schedules of faults, fed for minutes (TIMES=100)
 	FUZZ_TIMES=$(TIMES) $(BIN)/python -m pytest --timeout 0 tests/fuzz tests/faults/test_schedules.py
+
+soak: $(DEV) ## half an hour of mixed load with faults: what clients saw, what the process kept (MINUTES=30)
+	$(BIN)/python -m bench.soak --minutes $(MINUTES)
 
 bench-overhead: $(BENCH) ## what the router costs, beside a direct connection and nginx
 	$(BIN)/python -m bench.overhead
