@@ -21,6 +21,7 @@ from router.metrics import Metrics, exposition
 from router.monitor import Monitor
 from router.readiness import readiness
 from router.record import Recorder
+from router.skills import learn
 
 
 class Application(FastAPI):
@@ -70,12 +71,14 @@ def _lifespan(fleet: Fleet) -> Any:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         watch = asyncio.create_task(Monitor(fleet).run())
+        learning = asyncio.create_task(learn(fleet))  # nobody waits for it: what is not known yet is asked in need
         try:
             yield
         finally:
-            watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
+            for task in (watch, learning):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
             for backend in fleet.backends.values():
                 if backend.leftovers is not None:
                     await backend.leftovers.close()

@@ -37,7 +37,8 @@ class Resumption:
         self._model = model
         self._client = client
         self._recorder = recorder
-        self._broken = call.trail[-1].backend if call.trail else ""
+        ran = [note.backend for note in call.trail if note.outcome is not OutcomeKind.OUTRUN]
+        self._broken = ran[-1] if ran else ""
         self._stalled = False
         self._failed: dict[str, OutcomeKind] = {}
         self._refused: dict[str, set[Way]] = {}
@@ -179,12 +180,20 @@ class ResumeAttempt(Attempt):
         limits = self._limits(started_s)
         outgoing, merging = await self._asking(replica, limits)
         async with replica.server.open(outgoing, limits, self._keep()) as reply:
-            relay = ResumedRelay(reply, self.client, merging, self._stream_limits(started_s), transcript=transcript)
+            stream_limits = self._stream_limits(started_s)
+            relay = ResumedRelay(
+                reply, self.client, merging, stream_limits, transcript=transcript, is_asked=self._is_asked
+            )
             await relay.until_content()
             self.recorder.heard(self.model, replica, started_s, asyncio.get_running_loop().time())
             self.has_said = True
             await relay.to_the_end()
         return b""
+
+    def _is_asked(self, said: str) -> bool:
+        """Whether an answer that names this model is of the one asked for."""
+        binding = self.binding
+        return binding.is_same is None or said == binding.plain_name or binding.is_same(binding.plain_name, said)
 
     async def _asking(self, replica: LiveReplica, limits: Limits) -> tuple[Outgoing, Merging]:
         call, said = self.call, self.said
@@ -193,8 +202,7 @@ class ResumeAttempt(Attempt):
         assert isinstance(call.body, CallBody), "only what was read as JSON is streamed as text"
         fields: Fields = call.body.fields
         if self.way is Way.CONTINUE and is_chat and self.skill.means is Means.HARMONY:
-            name = msgspec.json.decode(self.binding.name, type=str)
-            prompt = await harmony_prompt(replica.server, fields, name, said, limits)
+            prompt = await harmony_prompt(replica.server, fields, self.binding.plain_name, said, limits)
             path, fields = b"/v1/completions", harmony_left_open(fields, prompt)
             counted = Counted(reasoning=said.reasoning_deltas, prompt=len(prompt.conversation))
         elif self.way is Way.CONTINUE:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from backends.answers import Chunk, Renaming, read_chunk
+from backends.errors import Diverged
 from backends.exchange import Exchange
 from backends.merging import Merging
 from backends.sse import Event, encode
@@ -19,13 +22,22 @@ class ResumedRelay(StreamRelay):
     Text that is swallowed is content all the same: the time limit between two tokens holds for it.
     """
 
-    __slots__ = ("_merging", "_unsent")
+    __slots__ = ("_is_asked", "_merging", "_unsent")
 
     def __init__(
-        self, reply: Exchange, client: Client, merging: Merging, limits: StreamLimits, *, transcript: Transcript
+        self,
+        reply: Exchange,
+        client: Client,
+        merging: Merging,
+        limits: StreamLimits,
+        *,
+        transcript: Transcript,
+        is_asked: Callable[[str], bool],
     ):
+        """`is_asked`: whether an answer that names this model is of the one that the stream is of."""
         super().__init__(reply, client, _NAMED_ALREADY, limits, transcript)
         self._merging = merging
+        self._is_asked = is_asked
         self._unsent: list[tuple[Chunk, bytes]] | None = []  # held back; the transcript is of what was sent
 
     async def to_the_end(self) -> None:
@@ -35,6 +47,8 @@ class ResumedRelay(StreamRelay):
         await super().to_the_end()
 
     def _take_chunk(self, chunk: Chunk, event: Event, out: list[bytes]) -> bool:
+        if chunk.model and not self._is_asked(chunk.model):
+            raise Diverged("it answers as another model")
         merging = self._merging
         data = merging.take(event.data)
         self._ends.see(chunk)

@@ -6,8 +6,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 
-import msgspec
-
 from backends.continuing import find_out
 from backends.errors import BackendError
 from policies.resume import NO_SKILL, Means, Skill, Way
@@ -25,7 +23,10 @@ async def learn(fleet: Fleet) -> None:
         places = [(binding, replica) for binding in model.bindings.values() for replica in binding.backend.replicas]
         if Way.CONTINUE in model.resume.by and len(places) > 1:
             asking += [skill_of(model, binding, replica) for binding, replica in places]
-    await asyncio.gather(*asking)
+    try:
+        await asyncio.gather(*asking)
+    except Exception:  # nobody waits for this task
+        log.exception("finding out who continues messages stumbled; those left are asked in need")
 
 
 async def skill_of(model: LiveModel, binding: Binding, replica: LiveReplica) -> Skill:
@@ -45,7 +46,7 @@ async def skill_of(model: LiveModel, binding: Binding, replica: LiveReplica) -> 
 
 async def _ask(model: str, binding: Binding, replica: LiveReplica) -> Skill:
     try:
-        found = await find_out(replica.server, msgspec.json.decode(binding.name, type=str))
+        found = await find_out(replica.server, binding.plain_name)
     except BackendError as error:
         log.info("%s does not say whether it continues messages of %s: %s", replica.url, model, error)
         return NO_SKILL

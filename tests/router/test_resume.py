@@ -387,6 +387,17 @@ async def test_the_trail_says_how_a_stream_was_resumed(caplog: pytest.LogCapture
         ]
 
 
+async def test_an_answer_of_another_model_is_not_glued_on() -> None:
+    """LM Studio answers with whatever is loaded."""
+    async with Upstream(breaks_after(*SENT)) as a, Upstream(streams(*whole(*WORDS))) as b:
+        config = config_for({"left": a.url, "right": b.url}, ALIGN).replace(
+            f"vllm, url: {b.url}", f"lmstudio, url: {b.url}"
+        )
+        async with running(config) as router:
+            assert (await hear(router)).ending == BROKEN
+            assert len(b.received) == 1
+
+
 async def test_a_client_of_http_1_0_is_resumed_as_well() -> None:
     async with two(breaks_after(*SENT), streams(*whole(*WORDS))) as (router, _, _b), connected(router.port) as client:
         await client.send(request(chat_body(stream=True), line="POST /v1/chat/completions HTTP/1.0"))
