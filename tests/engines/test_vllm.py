@@ -40,6 +40,13 @@ async def test_an_engine_that_stands_still_before_the_first_token_is_passed_over
         await scenes.stands_still_before_the_first_token(router, vllm)
 
 
+async def test_an_engine_that_stands_still_in_mid_stream_never_leaves_half_an_answer(
+    left: Engine, vllm: Engine
+) -> None:
+    with router_over(left, vllm, timeouts={"between_tokens_s": 3.0}) as router:
+        await scenes.stands_still_in_mid_stream(router, vllm)
+
+
 async def test_kill_9_of_llama_loses_no_call_that_has_not_begun(left: Engine, vllm: Engine) -> None:
     with router_over(left, vllm) as router:
         await scenes.is_killed_and_comes_back(router, left, partial(left.send, signal.SIGKILL))
