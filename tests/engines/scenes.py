@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from policies.ejection import State
+from policies.ramp import RAMP_S
 from tests.engines.engine import PATIENCE_S, Engine, wait_until
 from tests.engines.load import MODEL, Heard, Load, answered_by, body, one_stream, under_load
 from tests.serving import RunningRouter
@@ -69,7 +70,9 @@ async def is_killed_and_comes_back(router: RunningRouter, victim: Engine, kill: 
         await asyncio.to_thread(victim.ensure)
         seen = lambda: state_of(router, victim) is not State.EJECTED  # noqa: E731
         await asyncio.to_thread(wait_until, seen, f"{victim.role.name} is seen to be well")
-        assert await homes(client) == at_home
+        async with asyncio.timeout(RAMP_S + PATIENCE_S):
+            while await homes(client) != at_home:  # its callers come back by and by
+                pass
         assert state_of(router, victim) is State.IN_ROTATION
 
 
