@@ -1,6 +1,8 @@
-"""Faults after the first content: an answer is whole or ends with one error event, and odd but sound streams are whole (B5, 3, 7, 9-14)."""
+"""Faults after the first content: whole, carried on or ended by one error event; and streams that are odd but sound (B5, 3, 4, 7, 9-14)."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from tests.faults.scripts import (
     CLOSES,
@@ -15,7 +17,7 @@ from tests.faults.scripts import (
 )
 from tests.faults.stage import INTERNALS, SHORT_S, Told
 from tests.faults.table import BROKEN, Row, joined, stays
-from tests.upstream import END, STREAM_HEAD, Script, chunked, event, sends
+from tests.upstream import END, STREAM_HEAD, Script, chunked, event, sends, stream
 
 ONE, TWO = event({"content": "one "}), event({"content": "two "})
 STOP, DONE = event({}, "stop"), b"data: [DONE]\n\n"
@@ -81,4 +83,12 @@ SOUND = joined(
     stays("ends a stream that its close delimits, with finish_reason", ends_after(CLOSES, ONE, TWO, STOP), Told(200, "one two"), "ok", "s"),
 )  # fmt: skip
 
-AFTER = [*BREAKS, *SOUND]
+
+def resumed(row: Row) -> Row:
+    """The same break where a stream may be carried on: its client sees one whole answer, of both backends."""
+    told = Told(200, "one two three", backend=row.told.backend)
+    third = sends(*stream("one ", "two ", "three "))
+    return replace(row, model=f"{row.model} resumed", told=told, tries=f"{row.tries}, b ok", b=third)
+
+
+AFTER = [*BREAKS, *map(resumed, BREAKS), *SOUND]

@@ -17,7 +17,7 @@ from tests.upstream import Backend, Upstream, says
 CLIENT_KEY, BACKEND_KEY = "sk-secret-of-a-client", "sk-secret-of-a-backend"
 INTERNALS = "words-of-a-backend-that-are-nobodys-business"  # what a backend says of itself when it fails
 ENV = {"CLIENT_KEYS": CLIENT_KEY, "BACKEND_KEY": BACKEND_KEY}
-SHORT_S = 0.3  # how long `hasty` waits for anything
+SHORT_S = 0.2  # how long `hasty` waits for anything
 MODEL: dict[str, Any] = {
     "retry": {"backoff_s": [0.001, 0.002], "budget_min_per_s": 20},
     "eject": {"at_most_share": 0},  # what each fault does is shown without the memory of the one before
@@ -38,7 +38,8 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`NAME` is a model whose calls go to the backend NAME and then to b, `NAME alone` one that has only NAME.
+    """`NAME` is a model whose calls go to the backend NAME and then to b, `NAME alone` one that has only NAME, `NAME resumed` one that
+    carries on what breaks after the first content, which else ends.
 
     NAME: `a`; `hasty`, which is a with little patience; `closed` refuses connections; and those that a test adds.
     """
@@ -122,6 +123,8 @@ def _config(ports: Mapping[str, int]) -> str:
         chain = [name] if name == "b" else [name, "b"]
         models[name] = {"on": {each: f"real-{each}" for each in chain}, "split": {name: 1.0}, **MODEL}
         models[f"{name} alone"] = {"on": {name: f"real-{name}"}, "split": {name: 1.0}, **MODEL}
+    for name in ("a", "hasty"):
+        models[f"{name} resumed"] = {**models[name], "resume": {"by": ["align"]}}
     return json.dumps({"server": {"port": 8000, "keys_env": "CLIENT_KEYS"}, "backends": backends, "models": models})
 
 
