@@ -33,7 +33,7 @@ class Client:
     )
 
     def __init__(self, turn: Turn):
-        self.edge, self.cycle = turn
+        self.edge, self.cycle, _ = turn
         self.has_begun = False
         self.is_chunked = self.cycle.scope["http_version"] != "1.0"
         self._is_events = False

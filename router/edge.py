@@ -28,6 +28,17 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from router.cycle import CallCycle, HangsUpGently
 from router.doors import Doors
 from router.faults import Fault
+from router.heads import (
+    HEAD_TOO_LONG,
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_URL_BYTES,
+    NOT_HTTP,
+    URL_TOO_LONG,
+    VERSIONS,
+    bad,
+    fault_of_head,
+)
 
 EXTENSION = "crossfade.edge"
 KEEP_ALIVE_S = (
@@ -40,13 +51,7 @@ BODY_TIMEOUT_S = (
 SLOW_CLIENT_S = 60.0  # nginx's `send_timeout`: nothing at all was read for so long
 LOOKS = 6  # how often in this time a slow client is looked after
 LINGER_S = 5.0  # how long a connection that is being closed is still read; nginx's `lingering_timeout`
-MAX_HEADERS = 100  # Apache's default
-MAX_HEAD_BYTES = 32_768  # the sum of nginx's default buffers
-MAX_URL_BYTES = 8_192  # RFC 9110 asks for 8,000 at least; nginx's default for a line
 
-
-_VERSIONS = ("1.1", "1.0")
-_NOTED = frozenset({b"host", b"authorization", b"transfer-encoding", b"expect"})
 _TRAILERS: deque[tuple[bytes, bytes]] = deque(
     maxlen=0
 )  # keeps nothing: a trailer must not be read as a header (RFC 9110, 6.5.1)
@@ -78,9 +83,7 @@ class EdgeProtocol(HttpToolsProtocol):
     _read = b""
     _is_split = False
     _head_bytes = 0
-    _host: bytes | None = None  # the last that was accepted, so that a connection's next request need not be judged
-    _hosts = 0
-    _has_key = False
+    _host = b"\n"  # the last that was accepted, so that the next need not be judged; at first one that none can be
     _fault: Fault | None = None
     _due: asyncio.TimerHandle | None = None
     _slow_due: asyncio.TimerHandle | None = None
@@ -134,9 +137,9 @@ class EdgeProtocol(HttpToolsProtocol):
         self._is_split = True
         self._head_bytes = self._head_bytes + len(data) if goes_on else 0
         if len(self.url) > MAX_URL_BYTES:
-            self._refuse(_URL_TOO_LONG)
+            self._refuse(URL_TOO_LONG)
         elif self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse(_HEAD_TOO_LONG)
+            self._refuse(HEAD_TOO_LONG)
         elif self._due is None:
             self._arm(self.head_timeout_s, self._head_is_late)
 
@@ -167,39 +170,33 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._is_in_head = True
-        self._hosts = 0
-        self._has_key = False
         self._fault = None
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        if name in _NOTED:
-            value = self._noted(name, value)
-        self.headers.append((name, value))
-
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         if self._due is not None:
             self._disarm()
+        headers = dict(self.headers)
         if (
-            self._hosts != 1
-            or self._fault is not None
+            headers.get(b"host") != self._host
+            or len(headers) != len(self.headers)  # one stands there twice
+            or b"transfer-encoding" in headers
+            or len(headers) > MAX_HEADERS
             or len(self.url) > MAX_URL_BYTES
-            or len(self.headers) > MAX_HEADERS
-            or self._is_split
             or len(self._read) > MAX_HEAD_BYTES
+            or self._is_split
             or b"#" in self.url
-            or self.parser.get_http_version() not in _VERSIONS
+            or self.parser.get_http_version() not in VERSIONS
         ):
-            self._judge_head()
+            self._judge_head(headers)
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
             self._asks_for_another_protocol = True
             return
         endpoint = self._raw_endpoints.get(self.url)
-        self._begin() if endpoint is None else self._begin_call(endpoint)
+        self._begin(headers) if endpoint is None else self._begin_call(endpoint, headers)
         self.headers = _TRAILERS  # type: ignore[assignment]
         if self.doors.are_closing:
             self.cycle.keep_alive = False
@@ -243,7 +240,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._arm(self.linger_s, self.transport.abort)
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(self._fault or _NOT_HTTP)
+        self._refuse(self._fault or NOT_HTTP)
 
     def shutdown(self) -> None:
         """Close what is idle; a request that has begun to arrive is still answered."""
@@ -264,18 +261,18 @@ class EdgeProtocol(HttpToolsProtocol):
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _begin_call(self, endpoint: ASGI3Application) -> None:
+    def _begin_call(self, endpoint: ASGI3Application, headers: dict[bytes, bytes]) -> None:
         """Start the task of a request to a raw endpoint."""
         before: RequestResponseCycle | None = self.cycle
         cycle = self.cycle = CallCycle(self)
-        cycle.scope["extensions"] = {EXTENSION: Turn(self, cycle)}
+        cycle.scope["extensions"] = {EXTENSION: Turn(self, cycle, headers)}
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, endpoint)
         else:  # pipelined
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, endpoint))
 
-    def _begin(self) -> None:
+    def _begin(self, by_name: dict[bytes, bytes]) -> None:
         """Start the task of any other request, as uvicorn does."""
         headers, url, expects = self.headers, self.url, self.expect_100_continue
         super().on_message_begin()  # makes the scope
@@ -284,41 +281,19 @@ class EdgeProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if not self.url.startswith(b"/"):
             self.scope["raw_path"] = self.url  # a whole URL is no path, and nothing stands at it
-        self.scope["extensions"] = {EXTENSION: Turn(self, self.cycle)}  # type: ignore[dict-item]
+        self.scope["extensions"] = {EXTENSION: Turn(self, self.cycle, by_name)}  # type: ignore[dict-item]
 
-    def _noted(self, name: bytes, value: bytes) -> bytes:
-        """Take in a header that decides something already here, and return the value that counts. Nothing is raised in mid-head."""
-        if name == b"host":
-            self._hosts += 1
-            if value != self._host:
-                self._fault = self.doors.hosts.fault_of(value.decode("latin-1")) or self._fault
-                self._host = value if self._fault is None else None
-        elif name == b"authorization":
-            if self._has_key:  # whoever stands in front may have judged only one of the two, so neither counts
-                return b""
-            self._has_key = True
-        elif name == b"expect":
-            self.expect_100_continue = self.expect_100_continue or value.lower() == b"100-continue"
-        elif value.lower() != b"chunked" or self.parser.get_http_version() == "1.0":
-            self._fault = _NO_SUCH_CODING
-        return value
+    def _judge_head(self, headers: dict[bytes, bytes]) -> None:
+        """Take a key that stands there twice out of `headers`.
 
-    def _judge_head(self) -> None:
-        """Raises where the request must not become one: the parser's error, which `send_400_response` answers with the fault."""
-        version = self.parser.get_http_version()
-        size = sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if len(self.url) > MAX_URL_BYTES:
-            self._fault = _URL_TOO_LONG
-        elif len(self.headers) > MAX_HEADERS:
-            self._fault = _TOO_MANY_HEADERS
-        elif size > MAX_HEAD_BYTES:
-            self._fault = _HEAD_TOO_LONG
-        elif version not in _VERSIONS or b"#" in self.url:
-            self._fault = _NOT_HTTP
-        elif self._hosts > 1 or (not self._hosts and version == "1.1"):  # RFC 9112 section 3.2; HTTP/1.0 knew no Host
-            self._fault = _ONE_HOST
+        Raises where the request must not become one: the parser's error, which `send_400_response` answers with the fault.
+        """
+        self._fault = fault_of_head(self.url, self.headers, self.parser.get_http_version(), self.doors.hosts)
         if self._fault is not None:
             raise ValueError(self._fault.message)
+        self._host = headers.get(b"host", self._host)
+        if [name for name, _ in self.headers].count(b"authorization") > 1:
+            del headers[b"authorization"]  # whoever stands in front may have judged any of them, so none counts
 
     def _refuse(self, fault: Fault) -> None:
         """Answer what never became a whole request, but never into the middle of a running call's answer: then only close."""
@@ -346,7 +321,7 @@ class EdgeProtocol(HttpToolsProtocol):
             self.listener.client_left()
 
     def _head_is_late(self) -> None:
-        self._refuse(_bad(408, f"The head of the request did not arrive within {self.head_timeout_s:g} s."))
+        self._refuse(bad(408, f"The head of the request did not arrive within {self.head_timeout_s:g} s."))
 
     def _arm(self, delay_s: float, callback: Callable[[], Any]) -> None:
         self._disarm()
@@ -374,23 +349,15 @@ class EdgeProtocol(HttpToolsProtocol):
             self._due = None
 
 
-def _bad(status: int, message: str) -> Fault:
-    return Fault(status, message, "invalid_request_error", "bad_request")
-
-
-_NOT_HTTP = _bad(400, "The request is not valid HTTP/1.1.")
-_ONE_HOST = _bad(400, "A request needs one Host header.")
-_NO_SUCH_CODING = _bad(400, "Of the transfer codings only `chunked` is read, and only in HTTP/1.1.")
-_URL_TOO_LONG = _bad(414, f"The URL is longer than {MAX_URL_BYTES} bytes.")
-_HEAD_TOO_LONG = _bad(431, f"The head of the request is longer than {MAX_HEAD_BYTES} bytes.")
-_TOO_MANY_HEADERS = _bad(431, f"A request may carry {MAX_HEADERS} headers.")
-
-
 class Turn(NamedTuple):
-    """One request on its connection; with pipelining the connection's own `cycle` may be a later one."""
+    """One request on its connection; with pipelining the connection's own `cycle` may be a later one.
+
+    `headers` by their names in small letters; of several lines the last, of several keys none.
+    """
 
     edge: EdgeProtocol
     cycle: RequestResponseCycle
+    headers: dict[bytes, bytes]
 
 
 def turn_of(scope: Any) -> Turn:

@@ -62,8 +62,9 @@ class CallEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, as ASGI hands it over."""
-        headers = dict(scope["headers"])
-        answering = _Answering(Client(turn_of(scope)), _request_id(headers, self.fleet.rng), self.fleet.revision)
+        turn = turn_of(scope)
+        headers = turn.headers
+        answering = _Answering(Client(turn), _request_id(headers, self.fleet.rng), self.fleet.revision)
         client = answering.client
         try:
             await self._serve(scope, headers, receive, answering)
@@ -239,8 +240,9 @@ class ModelsEndpoint:
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """One request, as ASGI hands it over."""
-        headers = dict(scope["headers"])
-        answering = _Answering(Client(turn_of(scope)), _request_id(headers, self.fleet.rng), self.fleet.revision)
+        turn = turn_of(scope)
+        headers = turn.headers
+        answering = _Answering(Client(turn), _request_id(headers, self.fleet.rng), self.fleet.revision)
         try:
             if scope["method"] not in ("GET", "HEAD"):
                 raise CallFailed(_wrong_method("GET"))
@@ -266,8 +268,8 @@ class NothingHere:
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """One request, as ASGI hands it over."""
-        request_id = _request_id(dict(scope["headers"]), self.fleet.rng)
-        answering = _Answering(Client(turn_of(scope)), request_id, self.fleet.revision)
+        turn = turn_of(scope)
+        answering = _Answering(Client(turn), _request_id(turn.headers, self.fleet.rng), self.fleet.revision)
         try:
             nothing = Fault(404, "There is nothing at this path.", "invalid_request_error", "not_found")
             await answering.fail(_wrong_method("GET") if scope["raw_path"] in self.read_only else nothing)
