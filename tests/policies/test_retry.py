@@ -66,6 +66,7 @@ TABLE: dict[OutcomeKind, tuple[tuple[Action, RetryReason], ...]] = {
     K.OK: (OVER, OVER, OVER, OVER),
     K.REJECTED: (OVER, OVER, OVER, OVER),
     K.STREAM_BROKEN: (OVER, OVER, OVER, OVER),
+    K.OTHER_MODEL: (OVER, OVER, OVER, OVER),
     K.DIVERGED: (OVER, OVER, OVER, OVER),
     K.OUTRUN: (OVER, OVER, OVER, OVER),
     K.CLIENT_GONE: (OVER, OVER, OVER, OVER),
