@@ -45,7 +45,7 @@ class Attempt:
     race: Racing | None = None
     kept: Exchange | None = None
     renaming: Renaming = field(init=False)
-    answered_as: str = field(init=False, default="")  # the model that the backend names, where it is another than asked for
+    answered_as: str = field(init=False, default="")  # the model that the backend names, where it is another
 
     async def run(self) -> None:
         """Answer the client from this backend. Raises BackendError; before the commit the call may go elsewhere then."""
