@@ -10,6 +10,7 @@ from backends.continuing import find_out
 from backends.errors import BackendError
 from policies.resume import NO_SKILL, Means, Skill, Way
 from router.fleet import Binding, Fleet, LiveModel, LiveReplica
+from router.outcomes import kind_of
 
 log = logging.getLogger("crossfade.resume")
 
@@ -48,7 +49,7 @@ async def _ask(model: str, binding: Binding, replica: LiveReplica) -> Skill:
     try:
         found = await find_out(replica.server, binding.plain_name)
     except BackendError as error:
-        log.info("%s does not say whether it continues messages of %s: %s", replica.url, model, error)
+        log.info("%s does not say whether it continues messages of %s: %s", replica.url, model, kind_of(error).value)
         return NO_SKILL
     skill = replica.skills[model] = Skill(Means(found.by), found.keeps_reasoning, found.keeps_space)
     log.info("%s continues messages of %s: %s", replica.url, model, skill.means.value)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,19 @@ def vllm_server(installer: Installer, llama_python: Path, folder: Path) -> Itera
         yield engine
 
 
+@pytest.fixture(scope="session")
+def gpt_oss_server(installer: Installer, folder: Path) -> Iterator[Engine]:
+    """A toy of gpt-oss's architecture on vLLM: the real one's format and tokens, and noise for an answer."""
+    python = installer.vllm()
+    model = folder / "tiny-gpt-oss"
+    subprocess.run([str(python), str(Path(__file__).with_name("tiny_gpt_oss.py")), str(model)], check=True)
+    role = Role("gpt-oss", "vllm", "tiny-gpt-oss", "a toy of gpt-oss's architecture on vLLM", free_ports(1)[0])
+    command = roles.vllm_command(role, python, model, folder)
+    options = ("--load-format", "dummy", "--reasoning-parser", "openai_gptoss", "--tool-call-parser", "openai")
+    with _kept(role, replace(command, argv=(*command.argv, *options))) as engine:
+        yield engine
+
+
 # Each test gets its engines well, whatever the one before did to them.
 
 
@@ -78,6 +93,12 @@ def right(right_server: Engine) -> Engine:
 def vllm(vllm_server: Engine) -> Engine:
     vllm_server.ensure()
     return vllm_server
+
+
+@pytest.fixture
+def gpt_oss(gpt_oss_server: Engine) -> Engine:
+    gpt_oss_server.ensure()
+    return gpt_oss_server
 
 
 def _llama(name: str, python: Path, folder: Path) -> Iterator[Engine]:
