@@ -15,7 +15,7 @@ PACKAGE := $(VENV)/.package
 DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
 
-.PHONY: help install run test lint fuzz soak bench-overhead clean
+.PHONY: help install run test lint fuzz guards soak bench-overhead clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s%s\n", $$1, $$2}' Makefile
@@ -36,6 +36,9 @@ lint: $(DEV) ## style and types
 
 fuzz: $(DEV) ## readers of foreign bytes and schedules of faults, fed for minutes (TIMES=100)
 	FUZZ_TIMES=$(TIMES) $(BIN)/python -m pytest --timeout 0 tests/fuzz tests/faults/test_schedules.py
+
+guards: $(DEV) ## each guard taken away in a copy of the tree: a test must fail
+	$(BIN)/python -m tests.faults.guards
 
 soak: $(DEV) ## half an hour of mixed load with faults: what clients saw, what the process kept (MINUTES=30)
 	$(BIN)/python -m bench.soak --minutes $(MINUTES)

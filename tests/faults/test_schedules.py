@@ -71,16 +71,18 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
         yield
 
 
-def configured(retry: dict[str, Any], room: int | None, split: str = "{a: 0.6, b: 0.4}", more: str = PLAIN) -> Any:
-    """Three backends behind one model; `more` says how a stream that breaks, or is slow, is carried on."""
+def configured(retry: dict[str, Any], room: int | None, on: str = "abc", more: str = PLAIN) -> Any:
+    """These backends behind one model; `more` says how a stream that breaks, or is slow, is carried on."""
     limit = f", max_in_flight: {room}" if room else ""
     backends = "\n".join(
         f"  {name}: {{kind: vllm, url: 'http://127.0.0.1:{port}'{limit}}}" for name, port in PORTS.items()
     )
     said = ", ".join(f"{key}: {value}" for key, value in retry.items())
     times = "connect_s: 0.5, first_token_s: 3, first_token_per_kib_s: 0, between_tokens_s: 2, answer_s: 5, total_s: 60"
+    names = ", ".join(f"{name}: m" for name in on)
+    split = "{a: 0.6, b: 0.4}" if "b" in on else "{a: 1.0}"
     return loads(
-        f"backends:\n{backends}\nmodels:\n  jane:\n    on: {{a: m, b: m, c: m}}\n    split: {split}\n"
+        f"backends:\n{backends}\nmodels:\n  jane:\n    on: {{{names}}}\n    split: {split}\n"
         f"    retry: {{{said}}}\n    timeouts: {{{times}}}\n    stick_by: []\n    {more}\n",
         {},
     ).config
@@ -166,6 +168,6 @@ def test_a_retry_that_waited_for_its_place_is_not_begun_with_less_time_than_coul
     """The first call fails and must queue behind the second, which leaves just before the first one's deadline."""
     schedule = {"a": [Deed("500", 0.0), Deed("ok", 4.9)]}
     asks = [Ask(0.0, stream=False, total_s=5.5), Ask(0.0, stream=False, total_s=30.0)]
-    played = play(configured(RETRY, 1, "{a: 1.0}"), PORTS, schedule, asks)
+    played = play(configured(RETRY, 1, on="a"), PORTS, schedule, asks)
     check_deadlines(played)
     assert [made.backend for made in played.made if made.call == 0] == ["a"]

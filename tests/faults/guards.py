@@ -1,0 +1,136 @@
+"""Takes one guard away at a time, in a copy of the tree, and runs the tests that must notice: `python -m tests.faults.guards [WORD...]`.
+
+Each guard is a piece of text that stands once in its file and what it becomes. A guard that nobody misses is printed, and the exit
+status is 1. With words, only the guards whose name has one of them. The list itself is checked by `test_guards.py` at every run.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+RUN_S = 180.0
+TABLE = "tests/faults/test_table.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """`name` says what it keeps from happening; `old` becomes `new` in `file`; one of `tests` must fail then."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def guard(name: str, file: str, change: tuple[str, str], *tests: str) -> Guard:
+    return Guard(name, file, *change, tests)
+
+
+GUARDS = [
+    # One deadline, one budget
+    guard("a repeated attempt is paid for", "policies/budget.py",
+          ("if self._from_calls + self._floor < _TRY:", "if False:"), "tests/policies/test_budget.py"),
+    guard("a backend is tried no more often than it may be", "policies/retry.py",
+          ("if standing.attempts_here >= rules.attempts_per_backend:", "if False:"), "tests/policies/test_retry.py"),
+    guard("nothing is begun with too little time", "policies/retry.py",
+          ("if standing.remaining_s - again.wait_s < MIN_USEFUL_S:", "if False:"), "tests/policies/test_retry.py"),
+    guard("nothing waits for its place until it is too late", "router/attempt.py",
+          ("MIN_USEFUL_S if self.call.attempts else 0.0", "0.0"), "tests/faults/test_schedules.py"),
+    guard("a retry-after is waited out once, and no long one", "policies/retry.py",
+          ("if standing.waited_retry_after or wait_s > rules.retry_after_wait_s:", "if False:"), TABLE),
+    guard("an attempt ends with the call's deadline", "router/attempt.py",
+          ("until_s = min(started_s + wait_s, call.deadline_s)", "until_s = started_s + wait_s"), "tests/faults/test_schedules.py"),
+    guard("no client is told to wait longer than SDKs obey", "router/faults.py",
+          ("min(MAX_RETRY_AFTER_S, ", "max(MAX_RETRY_AFTER_S, "), "tests/router/test_faults.py"),
+    # What is an answer
+    guard("an error inside a 200 is an error", "backends/answers.py", ("if _is_there(whole.error):", "if False:"), TABLE),
+    guard("an error event is an error", "backends/answers.py", ("if _is_there(chunk.error):", "if False:"), TABLE),
+    guard("an aborted answer is none", "backends/answers.py",
+          ("if any(choice.finish_reason == ABORT for choice in whole.choices):", "if False:"), TABLE),
+    guard("a stream without finish_reason is not whole", "router/relay.py",
+          ('raise StreamBroken("the stream ended without a finish_reason")', "pass"), TABLE),
+    guard("[DONE] without finish_reason ends nothing", "router/relay.py",
+          ('raise ProtocolBroken("the stream said [DONE] without a finish_reason")', "pass"), TABLE),
+    guard("a redirect is not followed and no answer", "backends/faults.py", ("if 300 <= status < 400:", "if False:"), TABLE),
+    guard("a prompt too long for one backend moves", "policies/outcome.py",
+          ("OutcomeKind.OVERFLOW: (True, False)", "OutcomeKind.OVERFLOW: (False, False)"), TABLE),
+    guard("an event is bounded", "backends/sse.py", ("if self._kept_bytes > MAX_EVENT_BYTES:", "if False:"), "tests/backends/test_sse.py"),
+    guard("events without content are bounded", "router/relay.py",
+          ("if self._held_bytes > MAX_HELD_BYTES:", "if False:"), "tests/router/test_slow_clients.py"),
+    # What a backend sends
+    guard("a backend's headers are counted", "backends/http1.py", ("if len(lines) > MAX_HEADERS:", "if False:"), TABLE),
+    guard("a backend's head is measured", "backends/http1.py",
+          ("if self._overhead_bytes > MAX_HEAD_BYTES and self._receiver is not None:", "if False:"), "tests/backends/test_http1.py"),
+    guard("interim answers are counted", "backends/http1.py", ("if self._interim > MAX_INTERIM:", "if False:"), TABLE),
+    guard("no coding is read that was not asked for", "backends/http1.py",
+          ('if headers.get("content-encoding", "identity").lower() != "identity":', "if False:"), "tests/backends/test_http1.py"),
+    guard("two values of one header are no value", "backends/http1.py",
+          ('headers[key] = b", ".join(values).decode("latin-1")', "pass"), TABLE),
+    guard("the router's own standstill is nobody's silence", "backends/exchange.py",
+          ("elif now_s - self._timer.when() > STOOD_STILL_S:", "elif False:"), "tests/backends/test_exchange.py"),
+    guard("no key is quoted", "router/attempt.py", ("replica.server.hide_key(error)", "pass"), TABLE),
+    # Leaving
+    guard("a client that leaves ends its call", "router/client.py", ("self._task.cancel()", "pass"), "tests/faults/test_cancellation.py"),
+    guard("a client that leaves counts against nobody", "policies/outcome.py",
+          ("OutcomeKind.CLIENT_GONE: (False, False)", "OutcomeKind.CLIENT_GONE: (False, True)"), "tests/policies/test_outcome.py",
+          "tests/router/test_health.py"),
+    guard("a slow client holds its backend back", "router/client.py",
+          ("    def client_is_slow(self) -> None:\n        if self._reader is not None:",
+           "    def client_is_slow(self) -> None:\n        if False:"), "tests/router/test_slow_clients.py"),
+    # Health
+    guard("the last one is never ejected", "policies/ejection.py",
+          ("if in_rotation <= 1 or at_most_share <= 0:", "if at_most_share <= 0:"), "tests/policies/test_ejection.py"),
+    guard("failures in a row eject", "policies/ejection.py",
+          ("if self._in_a_row >= rules.consecutive_failures:", "if False:"), "tests/policies/test_ejection.py"),
+    # The door
+    guard("a body's nesting is bounded", "router/reading.py", ("        if depth > MAX_DEPTH:", "        if False:"),
+          "tests/router/test_bad_input.py"),
+    guard("a body's length is bounded", "router/admission.py",
+          ("if length.isdigit() and int(length) > self._max_body_bytes:", "if False:"), "tests/router/test_bad_input.py",
+          "tests/router/test_edge.py"),
+    guard("what was refused is answered once", "router/edge.py",
+          ("running.response_started = running.response_complete = True", "running.response_complete = True"), "tests/fuzz/test_fuzz.py"),
+]  # fmt: skip
+
+
+def is_missed(one: Guard, tree: Path) -> bool:
+    """Whether a test fails without it. The tree is left as it was."""
+    file = tree / one.file
+    text = file.read_text()
+    file.write_text(text.replace(one.old, one.new))
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "--timeout", "30", *one.tests]
+    try:
+        run = subprocess.run(command, check=False, cwd=tree, capture_output=True, text=True, timeout=RUN_S)
+    except subprocess.TimeoutExpired:
+        return True
+    finally:
+        file.write_text(text)
+    assert run.returncode in (0, 1), run.stdout + run.stderr
+    return run.returncode == 1
+
+
+def main(words: list[str]) -> int:
+    """The command."""
+    chosen = [one for one in GUARDS if not words or any(word in one.name for word in words)]
+    unmissed = 0
+    with tempfile.TemporaryDirectory(prefix="crossfade-guards-") as folder:
+        tree = Path(folder) / "tree"
+        skip = shutil.ignore_patterns(".git", ".venv", "node_modules", "__pycache__", ".*_cache", ".hypothesis")
+        shutil.copytree(ROOT, tree, ignore=skip)
+        for one in chosen:
+            missed = is_missed(one, tree)
+            unmissed += not missed
+            print(f"{'missed' if missed else 'NOBODY MISSES IT'}: {one.name} ({one.file})", flush=True)
+    print(f"{len(chosen) - unmissed} of {len(chosen)} guards are missed where they are gone")
+    return 1 if unmissed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
