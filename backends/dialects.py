@@ -57,6 +57,34 @@ class _LoadedList(msgspec.Struct):
 _LOADED_LIST = msgspec.json.Decoder(_LoadedList)
 
 
+class _ContextEntry(msgspec.Struct):
+    id: str
+    max_model_len: int | None = None  # vLLM's
+    loaded_context_length: int | None = None  # LM Studio's own list, of what is loaded
+
+
+class _ContextList(msgspec.Struct):
+    data: list[_ContextEntry]
+
+
+_CONTEXT_LIST = msgspec.json.Decoder(_ContextList)
+
+
+def context_tokens(bodies: Sequence[bytes], asked: str) -> int | None:
+    """How long a prompt and its answer may be together for a model, by a server's lists; None where they don't say."""
+    found: list[int] = []
+    for body in bodies:
+        try:
+            entries = _CONTEXT_LIST.decode(body).data
+        except MALFORMED:
+            continue
+        found += [e.max_model_len for e in entries if e.max_model_len and e.id == asked]
+        found += [
+            e.loaded_context_length for e in entries if e.loaded_context_length and is_same_in_lmstudio(asked, e.id)
+        ]
+    return max(found, default=None)
+
+
 def _unknown(_bodies: Sequence[bytes], _asked: str) -> Presence:
     return Presence.UNKNOWN
 

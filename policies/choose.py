@@ -253,6 +253,11 @@ def _although(backend: str, reason: PassedOverReason) -> Candidate:
     return Candidate(backend, Reason.LAST_RESORT, f"although {_WHY_NOT[reason]}")
 
 
+def may_take_more(context_tokens: int | None, refused_tokens: int | None) -> bool:
+    """Whether a prompt that was too long for a context of `refused_tokens` may fit into another; None where one is not known."""
+    return context_tokens is None or refused_tokens is None or context_tokens > refused_tokens
+
+
 _WHY = {
     Reason.PINNED: "the caller asked for it by name",
     Reason.RULE: "a rule applies",

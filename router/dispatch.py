@@ -17,8 +17,8 @@ import asyncio
 
 import tenacity
 
-from backends.errors import BackendError
-from policies.choose import choose
+from backends.errors import BackendError, Overflow
+from policies.choose import choose, may_take_more
 from policies.outcome import Outcome
 from policies.retry import Action, NextStep, Standing, next_step
 from router.attempt import Attempt
@@ -106,6 +106,8 @@ class Ladder:
         error = state.outcome.exception() if state.outcome is not None else None
         if not isinstance(error, BackendError) or self.client.has_begun:
             return False
+        if isinstance(error, Overflow):
+            self._pass_over_those_no_larger()
         step = self._step = self._decide(outcome_of(error))
         self._recorder.metrics.steps[self._model.name, step.reason.value] += 1
         if step.action is Action.STOP:
@@ -117,6 +119,14 @@ class Ladder:
         elif error.retry_after_s is not None:
             self._waited_retry_after = True
         return True
+
+    def _pass_over_those_no_larger(self) -> None:
+        """Whoever is known to take no longer prompt than the one that has just refused it would only refuse it too."""
+        name, place = self._model.name, self._position
+        tokens = [self._model.bindings[each.backend].backend.context_tokens(name) for each in self._candidates]
+        further = range(place + 1, len(tokens))
+        kept = [self._candidates[index] for index in further if may_take_more(tokens[index], tokens[place])]
+        self._candidates = (*self._candidates[: place + 1], *kept)
 
     def _wait_s(self, _: tenacity.RetryCallState) -> float:
         return self._step.wait_s if self._step is not None else 0.0

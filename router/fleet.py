@@ -31,6 +31,7 @@ class LiveReplica:
 
     __slots__ = (
         "bias",
+        "context_tokens",
         "health",
         "in_flight",
         "lacks",
@@ -47,6 +48,7 @@ class LiveReplica:
         self.in_flight = 0
         self.bias = Bias()
         self.lacks: dict[str, str] = {}  # by model: what is wrong with it there, by the server's own lists
+        self.context_tokens: dict[str, int] = {}  # by model, where the server's own lists say it
         self.probe_said = ""
         self.probed_at_s: float | None = None
         self.skills: dict[str, Skill] = {}  # by model; what is not in it has not been found out yet
@@ -113,6 +115,11 @@ class LiveBackend:
             if replica.health[model].state is State.IN_ROTATION
         ]
         return max(weights, default=1.0)
+
+    def context_tokens(self, model: str) -> int | None:
+        """The longest context of `model` on a replica; None where one of them does not say."""
+        known = [replica.context_tokens.get(model) for replica in self.replicas]
+        return None if None in known else max(tokens for tokens in known if tokens is not None)
 
     def pick(self, model: str, now_s: float, rng: random.Random) -> LiveReplica:
         """The replica for the next attempt: one that is due for its probing call, else the least busy in rotation, else any.

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from backends.dialects import Presence
+from backends.dialects import Presence, context_tokens
 from policies.ejection import State
 from router.fleet import Binding, Fleet, LiveModel, LiveReplica
 
@@ -86,6 +86,9 @@ class Monitor:
 
     def _look_up(self, replica: LiveReplica, model: LiveModel, binding: Binding, lists: tuple[bytes, ...]) -> None:
         """Act on what the lists say of one model: before the probe's word, which may bring its one call forward."""
+        replica.context_tokens.pop(model.name, None)
+        if tokens := context_tokens(lists, binding.plain_name):
+            replica.context_tokens[model.name] = tokens
         presence = replica.server.dialect.presence(lists, binding.plain_name)
         if presence is Presence.UNKNOWN:
             return

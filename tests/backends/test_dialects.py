@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.dialects import DIALECTS, Presence
+from backends.dialects import DIALECTS, Presence, context_tokens
 from tests.backends.captured import captured
 from tests.upstream import HEALTHY
 
@@ -91,6 +91,25 @@ def test_whether_a_server_has_a_model_by_its_own_lists(
 def test_lists_of_any_bytes_are_read_without_an_error(bodies: list[bytes], asked: str) -> None:
     for dialect in DIALECTS.values():
         assert dialect.presence(bodies, asked) is Presence.UNKNOWN
+
+
+LENGTHS = b'{"data":[{"id":"x","max_context_length":131072,"loaded_context_length":8192},{"id":"x:2","loaded_context_length":4096}]}'
+CONTEXTS: list[tuple[str, tuple[bytes, ...], str, int | None]] = [
+    ("vLLM", (VLLMS,), "gpt-oss-20b", 4096),
+    ("vLLM, another name", (VLLMS,), "x", None),
+    ("LM Studio, the longer of two instances", (LISTED, LENGTHS), "pub/x", 8192),
+    ("LM Studio, not loaded", (LISTED, STATES), "openai/gpt-oss-20b", None),
+    ("a list that says nothing", (LISTED,), "text-embed", None),
+    ("no list", (b"", b"<html>"), "x", None),
+    ("a length that is none", (b'{"data":[{"id":"x","max_model_len":"long"}]}',), "x", None),
+]
+
+
+@pytest.mark.parametrize(("bodies", "asked", "tokens"), [row[1:] for row in CONTEXTS], ids=[row[0] for row in CONTEXTS])
+def test_how_long_a_prompt_may_be_by_a_servers_own_lists(
+    bodies: tuple[bytes, ...], asked: str, tokens: int | None
+) -> None:
+    assert context_tokens(bodies, asked) == tokens
 
 
 # asked, said -> whether it is the same model
