@@ -7,8 +7,9 @@ engine continues a partial assistant message, or a bare prompt.
 *Align*: the other backend is asked the same again; what it repeats is swallowed, and what comes after that is sent on. It costs the
 whole answer again, and is right only where the model says the same twice: at temperature 0, or with a seed.
 
-Both only between backends that serve the same model, and one way after the other in the order of the configuration: a backend that
-continues is preferred to one before it in the fallback order that could only be asked again.
+Both only between backends that serve the same model. Who has not been asked by this call comes before who has, the broken one last; among
+those, one way after the other in the order of the configuration: a backend that continues is preferred to one before it in the
+fallback order that could only be asked again.
 
 | what was asked or sent                        | ways                                                                        |
 | --------------------------------------------- | --------------------------------------------------------------------------- |
@@ -21,15 +22,15 @@ continues is preferred to one before it in the fallback order that could only be
 | tools offered, on a harmony prompt            | align: what looks like text may be the preamble of a call                   |
 
 Who pays: as in `policies.retry`. The first attempt on a further backend is free, a repeated one draws on the model's budget, and no
-backend gets more than `attempts_per_backend` from one call; so every call ends. Another replica counts as the same backend, and that
-comes last: what is free comes first. One that stalled may be at it still, so it is asked again only through another replica.
+backend gets more than `attempts_per_backend` from one call; so every call ends. Another replica counts as the same backend.
+One that stalled may be at it still, so it is asked again only through another replica.
 
 Source: Dynamo's request migration (same model only, none under a grammar); LiteLLM's, which turned tool calls into prose.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -159,20 +160,26 @@ def next_resume(asked: Asked, sent: Sent, places: Sequence[Place], rules: Resume
         return ResumeStep(reason)
     if purse.remaining_s < MIN_USEFUL_S:
         return ResumeStep(ResumeReason.NO_TIME_LEFT)
-    is_too_dear = False
     has_diverged = any(place.has_diverged for place in places)
-    for way in rules.by:
-        if way is Way.ALIGN and has_diverged:
-            continue  # a model that does not say the same twice does not say it a third time
-        for place in sorted(places, key=lambda place: (place.attempts > 0, place.is_broken)):
-            if not _may_go(way, place, asked, sent, rules):
-                continue
-            if not place.attempts:
-                return ResumeStep(ResumeReason.FURTHER_BACKEND, place.backend, way)
-            if not is_too_dear and purse.budget.withdraw(purse.now_s):
-                return ResumeStep(ResumeReason.SAME_BACKEND, place.backend, way)
-            is_too_dear = True
-    return ResumeStep(ResumeReason.BUDGET_EMPTY if is_too_dear else ResumeReason.NO_BACKEND_LEFT)
+    ways = [
+        way for way in rules.by if way is Way.CONTINUE or not has_diverged
+    ]  # who differs once does so the next time too
+    free = [place for place in places if not place.attempts]
+    for place, way in _possible(free, ways, asked, sent, rules):
+        return ResumeStep(ResumeReason.FURTHER_BACKEND, place.backend, way)
+    tried = sorted((place for place in places if place.attempts), key=lambda place: place.is_broken)
+    for place, way in _possible(tried, ways, asked, sent, rules):
+        if purse.budget.withdraw(purse.now_s):
+            return ResumeStep(ResumeReason.SAME_BACKEND, place.backend, way)
+        return ResumeStep(ResumeReason.BUDGET_EMPTY)
+    return ResumeStep(ResumeReason.NO_BACKEND_LEFT)
+
+
+def _possible(
+    places: Sequence[Place], ways: Sequence[Way], asked: Asked, sent: Sent, rules: ResumeRules
+) -> Iterator[tuple[Place, Way]]:
+    """All that may be done, the better way first."""
+    return ((place, way) for way in ways for place in places if _may_go(way, place, asked, sent, rules))
 
 
 @dataclass(frozen=True, slots=True)
