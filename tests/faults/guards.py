@@ -6,6 +6,7 @@ status is 1. With words, only the guards whose name has one of them. The list it
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -61,7 +62,8 @@ GUARDS = [
     guard("a redirect is not followed and no answer", "backends/faults.py", ("if 300 <= status < 400:", "if False:"), TABLE),
     guard("a prompt too long for one backend moves", "policies/outcome.py",
           ("OutcomeKind.OVERFLOW: (True, False)", "OutcomeKind.OVERFLOW: (False, False)"), TABLE),
-    guard("an event is bounded", "backends/sse.py", ("if self._kept_bytes > MAX_EVENT_BYTES:", "if False:"), "tests/backends/test_sse.py"),
+    guard("an event is bounded", "backends/sse.py",
+          ("if self._kept_bytes > MAX_EVENT_BYTES:", "if False:"), "tests/backends/test_sse.py"),
     guard("events without content are bounded", "router/relay.py",
           ("if self._held_bytes > MAX_HELD_BYTES:", "if False:"), "tests/router/test_slow_clients.py"),
     # What a backend sends
@@ -89,7 +91,26 @@ GUARDS = [
           ("if in_rotation <= 1 or at_most_share <= 0:", "if at_most_share <= 0:"), "tests/policies/test_ejection.py"),
     guard("failures in a row eject", "policies/ejection.py",
           ("if self._in_a_row >= rules.consecutive_failures:", "if False:"), "tests/policies/test_ejection.py"),
+    guard("one voter alone ejects nobody", "policies/ejection.py",
+          ("if have_room(voters, (self._row_votes,), self._most_votes):", "if True:"), "tests/policies/test_votes.py"),
+    # Carried on, overtaken, passed over
+    guard("what diverges is not glued on", "backends/merging.py",
+          ('raise Diverged(f"asked again, it says something else after {at} characters of {channel}")', "pass"),
+          "tests/router/test_resume.py"),
+    guard("a hedge is paid for", "policies/hedge.py", ("if not budget.withdraw(now_s):", "if False:"), "tests/policies/test_hedge.py"),
+    guard("who takes no longer a prompt is passed over", "router/dispatch.py",
+          (" if may_take_more(tokens[index], tokens[place])]", "]"), "tests/router/test_context.py"),
+    guard("an alert is said once a minute", "router/alerts.py",
+          ("if last_s is None or now_s - last_s >= AGAIN_S:", "if True:"), "tests/router/test_alerts.py"),
     # The door
+    guard("calls of a minute are counted", "policies/quota.py", ("            self._amount -= _CALL", "            pass"),
+          "tests/policies/test_quota.py"),
+    guard("who would wait in vain is refused", "router/gate.py", ("            raise GateFull(refusal)", "            pass"),
+          "tests/router/test_gate.py"),
+    guard("a stranger's Host is refused", "router/doors.py",
+          ('return Fault(421, message, "invalid_request_error", "unknown_host")', "return None"), "tests/router/test_doors.py"),
+    guard("a second signal is quick", "router/serve.py",
+          ("self.force_exit = self.should_exit", "self.force_exit = False"), "tests/faults/test_edge_stop.py"),
     guard("a body's nesting is bounded", "router/reading.py", ("        if depth > MAX_DEPTH:", "        if False:"),
           "tests/router/test_bad_input.py"),
     guard("a body's length is bounded", "router/admission.py",
@@ -105,9 +126,10 @@ def is_missed(one: Guard, tree: Path) -> bool:
     file = tree / one.file
     text = file.read_text()
     file.write_text(text.replace(one.old, one.new))
+    env = {**os.environ, "PYTHONPATH": str(tree)}  # for what the tests start, too
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--timeout", "30", *one.tests]
     try:
-        run = subprocess.run(command, check=False, cwd=tree, capture_output=True, text=True, timeout=RUN_S)
+        run = subprocess.run(command, check=False, cwd=tree, env=env, capture_output=True, text=True, timeout=RUN_S)
     except subprocess.TimeoutExpired:
         return True
     finally:

@@ -21,7 +21,6 @@ from tests.upstream import END, STREAM_HEAD, answer, chat_answer, chunked, event
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 SOON = (SHORT_S - 0.01, SHORT_S + 2)
 BODY = answer(chat_answer())
-BOTH_FRAMINGS = HEAD + b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
 REDIRECT = answer(b"", "307 Temporary Redirect", "location: http://169.254.169.254/latest/")
 
 
@@ -77,21 +76,31 @@ SILENCE = joined(
     ),
 )
 
+SAID = BODY.partition(b"\r\n\r\n")[2]  # a sound answer: only its framing is at fault
+LENGTH = b"content-length: %d\r\n" % len(SAID)
+
+
+def framed(lines: bytes, body: bytes = SAID) -> bytes:
+    """A sound answer under these header lines."""
+    return b"%b%b\r\n%b" % (HEAD, lines, body)
+
+
+CHUNKED = b"transfer-encoding: chunked\r\n"
 FRAMING = joined(
     broken("sends a garbage status line", b"\x00\x01\x02 not http\r\n\r\n"),
     broken("speaks TLS", bytes([21, 3, 1, 0, 2, 2, 40])),
-    broken("sends a size of chunk that is no number", HEAD + b"transfer-encoding: chunked\r\n\r\nxyz\r\n"),
+    broken("sends a size of chunk that is no number", framed(CHUNKED, b"xyz\r\n" + SAID)),
     broken("sends a longer chunk than it says", STREAM_HEAD, b"2\r\nhello\r\n", forms="s"),
-    broken("sends less than its content-length", HEAD + b"content-length: 999\r\n\r\n{}"),
-    broken("sends more than its content-length", HEAD + b"content-length: 9\r\n\r\n" + BODY, forms="w"),
-    broken("sends content-length and transfer-encoding", BOTH_FRAMINGS),
-    broken("sends two lengths", HEAD + b"content-length: 2\r\ncontent-length: 3\r\n\r\n{}"),
-    broken("sends 5,000 headers", HEAD + b"x: y\r\n" * 5000 + b"content-length: 2\r\n\r\n{}"),
-    broken("sends a header of 200 KB", HEAD + b"x: " + b"y" * 200_000 + b"\r\ncontent-length: 2\r\n\r\n{}"),
+    broken("sends less than its content-length", framed(b"content-length: 999\r\n")),
+    broken("sends more than its content-length", framed(b"content-length: 9\r\n"), forms="w"),
+    broken("sends content-length and transfer-encoding", framed(LENGTH + CHUNKED, chunked(SAID) + END)),
+    broken("sends two lengths", framed(LENGTH + b"content-length: 3\r\n")),
+    broken("sends 5,000 headers", framed(b"x: y\r\n" * 5000 + LENGTH)),
+    broken("sends a header of 200 KB", framed(b"x: " + b"y" * 200_000 + b"\r\n" + LENGTH)),
     broken("sends 2,000 interim answers", b"HTTP/1.1 100 Continue\r\n\r\n" * 2000 + BODY),
     broken("switches protocols", b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"),
-    broken("sends a NUL in a header", HEAD + b"x: a\x00b\r\ncontent-length: 2\r\n\r\n{}"),
-    broken("answers in gzip", answer(b"\x1f\x8b", "200 OK", "content-encoding: gzip")),
+    broken("sends a NUL in a header", framed(b"x: a\x00b\r\n" + LENGTH)),
+    broken("says that it answers in gzip", framed(b"content-encoding: gzip\r\n" + LENGTH)),
     broken("redirects to where the cloud keeps its keys", REDIRECT),
 )
 
