@@ -31,6 +31,7 @@ class Racing(Protocol):
 
     def commit(self, attempt: Attempt) -> None: ...
     def has_lost(self, attempt: Attempt) -> bool: ...
+    def is_hedge(self, attempt: Attempt) -> bool: ...
 
 
 @dataclass(slots=True)
@@ -123,9 +124,8 @@ class Attempt:
         A caller is best kept where its cohort is, and its prompt in the cache, but not at the price of an idle backend beside a queue:
         so as long as a refusing backend would be waited out. Where nobody has room it is the gate that decides, by `queue_wait_s`.
         """
-        until_s = self.call.deadline_s - (
-            MIN_USEFUL_S if self.call.attempts else 0.0
-        )  # no later than a further attempt may begin
+        is_further = self.call.attempts > 0 or (self.race is not None and self.race.is_hedge(self))
+        until_s = self.call.deadline_s - (MIN_USEFUL_S if is_further else 0.0)  # no later than a further one may begin
         call, bindings = self.call, self.model.bindings
         names = [candidate.backend for candidate in call.candidates]
         here = names.index(self.binding.backend.name) + 1 if self.binding.backend.name in names else len(names)

@@ -61,6 +61,10 @@ class Race:
         """Whether another one was faster."""
         return self._winner is not None and self._winner is not attempt
 
+    def is_hedge(self, attempt: Attempt) -> bool:
+        """Whether `attempt` runs beside the call's first."""
+        return self._runners[0][0] is not attempt
+
     # -- inside ------------------------------------------------------------------------------------
 
     def _start(self, backend: str) -> asyncio.Task[None]:

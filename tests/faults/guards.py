@@ -43,7 +43,7 @@ GUARDS = [
     guard("nothing is begun with too little time", "policies/retry.py",
           ("if standing.remaining_s - again.wait_s < MIN_USEFUL_S:", "if False:"), "tests/policies/test_retry.py"),
     guard("nothing waits for its place until it is too late", "router/attempt.py",
-          ("MIN_USEFUL_S if self.call.attempts else 0.0", "0.0"), "tests/faults/test_schedules.py"),
+          ("MIN_USEFUL_S if is_further else 0.0", "0.0"), "tests/faults/test_schedules.py"),
     guard("a retry-after is waited out once, and no long one", "policies/retry.py",
           ("if standing.waited_retry_after or wait_s > rules.retry_after_wait_s:", "if False:"), TABLE),
     guard("an attempt ends with the call's deadline", "router/attempt.py",

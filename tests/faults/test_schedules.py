@@ -80,7 +80,7 @@ def configured(retry: dict[str, Any], room: int | None, on: str = "abc", more: s
     said = ", ".join(f"{key}: {value}" for key, value in retry.items())
     times = "connect_s: 0.5, first_token_s: 3, first_token_per_kib_s: 0, between_tokens_s: 2, answer_s: 5, total_s: 60"
     names = ", ".join(f"{name}: m" for name in on)
-    split = "{a: 0.6, b: 0.4}" if "b" in on else "{a: 1.0}"
+    split = "{a: 0.6, b: 0.4}" if "c" in on else "{a: 1.0}"
     return loads(
         f"backends:\n{backends}\nmodels:\n  jane:\n    on: {{{names}}}\n    split: {split}\n"
         f"    retry: {{{said}}}\n    timeouts: {{{times}}}\n    stick_by: []\n    {more}\n",
@@ -171,3 +171,12 @@ def test_a_retry_that_waited_for_its_place_is_not_begun_with_less_time_than_coul
     played = play(configured(RETRY, 1, on="a"), PORTS, schedule, asks)
     check_deadlines(played)
     assert [made.backend for made in played.made if made.call == 0] == ["a"]
+
+
+def test_a_hedge_that_finds_its_place_taken_is_not_begun_with_less_time_than_could_help() -> None:
+    """Two calls see the same free place at b in the same moment; the one that comes second would get it too late."""
+    schedule = {"a": [Deed("silent", 0.0)] * 2, "b": [Deed("ok", 0.05, 0.05), Deed("ok", 0.05)]}
+    asks = [Ask(0.0, stream=True, total_s=1.25)] * 2
+    played = play(configured({**RETRY, "attempts_per_backend": 1}, 1, on="ab", more=HEDGED), PORTS, schedule, asks)
+    late = [made for made in played.made if made.backend == "b" and _left_s(played, made) < MIN_USEFUL_S - EPSILON_S]
+    assert [made.backend for made in played.made].count("b") >= 1 and late == []
