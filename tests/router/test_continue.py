@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -236,6 +237,30 @@ async def test_one_that_is_there_only_later_is_asked_when_it_is_needed() -> None
         assert "continue_final_message" in b.received[-1].json
 
 
+async def test_it_is_found_out_before_the_first_break() -> None:
+    async with two(BREAKS, GOES_ON) as (router, b), asyncio.timeout(5):
+        while len(b.questions) < 7:
+            await asyncio.sleep(0.005)
+        assert (await hear(router)).ending == WHOLE
+        assert len(b.questions) == 7
+
+
+async def test_streams_that_break_together_ask_together() -> None:
+    is_there = False
+
+    def skill(request: Received) -> bytes:
+        return OPEN(request) if is_there else answer({}, "503 Service Unavailable")
+
+    async with two(BREAKS, GOES_ON, skill) as (router, b):
+        while not b.questions:
+            await asyncio.sleep(0.005)
+        is_there = True
+        b.questions.clear()
+        heard = await asyncio.gather(*(hear(router) for _ in range(6)))
+        assert [each.ending for each in heard] == [WHOLE] * 6
+        assert len(b.questions) <= 7
+
+
 async def test_where_no_stream_could_go_elsewhere_nobody_is_asked() -> None:
     async with Upstream(GOES_ON, renders(open_prompt)) as a, running(config_for({"left": a.url})) as router:
         assert (await hear(router)).ending == WHOLE
@@ -252,6 +277,15 @@ async def test_a_bare_prompt_is_continued_as_it_is() -> None:
         heard = await hear(router, "/v1/completions", max_tokens=9)
         assert (heard.content, heard.ending) == (TEXT, WHOLE)
         assert (b.received[0].json["prompt"], b.received[0].json["max_tokens"]) == ("Once" + "".join(SENT), 5)
+
+
+async def test_not_even_a_bare_prompt_is_continued_where_that_is_ruled_out() -> None:
+    right = streams(*map(text_event, (*SENT, *REST)), text_event("", "stop"), DONE)
+    async with Upstream(WROTE) as a, Upstream(right) as b:
+        config = config_for({"left": a.url, "right": b.url}, MODEL)
+        async with running(config.replace("right: real-right", 'right: {name: real-right, continues: "no"}')) as router:
+            assert (await hear(router, "/v1/completions", max_tokens=9)).ending == WHOLE
+        assert b.received[0].json["prompt"] == "Once"
 
 
 @pytest.mark.parametrize(

@@ -205,10 +205,10 @@ async def test_swallowing_is_no_silence_but_standing_still_while_it_is_one() -> 
 
 async def test_a_long_answer_is_swallowed_and_goes_on() -> None:
     words = [
-        f"word {number} of many " for number in range(6000)
+        f"word {number} of many " for number in range(9000)
     ]  # its events are larger than what is held without content
-    first = b"".join(says(*words[:5900]))
-    async with two(breaks_after(ROLE, first), streams(ROLE, b"".join(says(*words)), STOP, DONE)) as (router, _, _b):
+    first = b"".join(says(*words[:8900]))
+    async with two(streams(ROLE, first), streams(ROLE, b"".join(says(*words)), STOP, DONE)) as (router, _, _b):
         heard = await hear(router)
         assert heard.content == "".join(words)
         assert heard.ending == WHOLE
@@ -301,6 +301,21 @@ async def test_each_backend_may_break_and_the_next_goes_on() -> None:
             assert (heard.content, heard.ending, heard.roles) == (TEXT, WHOLE, ["assistant"])
             assert heard.alike("id") == {'"chatcmpl-1"'}
             assert [len(up.received) for up in (a, b, c, d)] == [1, 1, 1, 1]
+
+
+async def test_what_was_held_back_of_a_second_stream_that_breaks_at_once_was_not_sent() -> None:
+    """New text and garbage in one read: the attempt fails before anything of it went out, and the third begins where the first stopped."""
+
+    async def at_once(_request: Received, connection: Connection) -> None:
+        await connection.write(STREAM_HEAD, chunked(b"".join([ROLE, *says(*WORDS[:6]), b"data: {\n\n"])))
+        await connection.until_gone()
+
+    async with Upstream(breaks_after(*SENT)) as a, Upstream(at_once) as b, Upstream(streams(*whole(*WORDS))) as c:
+        urls = {"a": a.url, "b": b.url, "c": c.url}
+        async with running(config_for(urls, "split: {a: 1.0}\nresume: {by: [align]}")) as router:
+            heard = await hear(router)
+            assert (heard.content, heard.ending) == (TEXT, WHOLE)
+            assert (len(b.received), len(c.received)) == (1, 1)
 
 
 async def test_a_backend_that_does_not_answer_is_passed_over() -> None:
