@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.engines.engine import PATIENCE_S, Engine
+from tests.engines.engine import PATIENCE_S, Engine, wait_until
 from tests.engines.load import MODEL, body
 from tests.engines.scenes import client_of
 from tests.hearing import Ending, Heard, breaks_after, heard_in
@@ -67,7 +67,13 @@ def is_whole(heard: Heard, before: Heard) -> bool:
 
 def trail(router: RunningRouter) -> list[str]:
     """What the latest call that did not go smoothly has been through."""
-    lines = [line[line.index("{") :] for line in router.log().splitlines() if '"trail"' in line]
+    lines: list[str] = []
+
+    def is_written() -> bool:  # after the client has had its last byte
+        lines.extend(line[line.index("{") :] for line in router.log().splitlines() if '"trail"' in line)
+        return bool(lines)
+
+    wait_until(is_written, "the call is on record")
     return [note.partition(" after")[0] for note in json.loads(lines[-1])["trail"]]
 
 
