@@ -40,6 +40,7 @@ class Exchange:
         "_buffer",
         "_buffered",
         "_connection",
+        "_due_s",
         "_ended",
         "_error",
         "_is_full",
@@ -69,6 +70,7 @@ class Exchange:
         self._ended = False
         self._error: BackendError | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._due_s = limit_s  # of the timer; uvloop's handle of a timer that is due at once does not know it
         self._timer = loop.call_at(limit_s, self._due)
 
     # -- the caller's side -------------------------------------------------------------------------
@@ -157,9 +159,9 @@ class Exchange:
         """Change what is being waited for: until `limit_s`, an instant of the loop's clock, else `error()`."""
         self.limit_s = limit_s
         self._limit_error = error
-        if limit_s < self._timer.when():
+        if limit_s < self._due_s:
             self._timer.cancel()
-            self._timer = self._loop.call_at(limit_s, self._due)
+            self._wait_until(limit_s)
 
     def abort(self, error: BackendError) -> None:
         """End the exchange from outside: the connection is closed and whoever waits gets `error`."""
@@ -256,11 +258,15 @@ class Exchange:
     def _due(self) -> None:
         now_s = self._loop.time()
         if now_s < self.limit_s:
-            self._timer = self._loop.call_at(self.limit_s, self._due)
-        elif now_s - self._timer.when() > STOOD_STILL_S:
-            self._timer = self._loop.call_later(READ_FIRST_S, self._due)
+            self._wait_until(self.limit_s)
+        elif now_s - self._due_s > STOOD_STILL_S:
+            self._wait_until(now_s + READ_FIRST_S)
         else:
             self.abort(self._limit_error())
+
+    def _wait_until(self, due_s: float) -> None:
+        self._due_s = due_s
+        self._timer = self._loop.call_at(due_s, self._due)
 
 
 def _no_content() -> BackendError:

@@ -207,6 +207,25 @@ async def test_the_limit_is_pushed_forward_by_assigning_it_and_holds_when_nobody
         await wire.until_one_is_gone()
 
 
+async def test_a_limit_that_is_moved_by_less_than_the_clock_tells_apart_holds() -> None:
+    loop = asyncio.get_running_loop()
+    now_s = loop.time()
+    exchanges = [Exchange(loop, now_s + 0.01) for _ in range(50)]
+    waits = [asyncio.ensure_future(exchange.head()) for exchange in exchanges]
+    for number, exchange in enumerate(exchanges):
+        exchange.limit_s = now_s + 0.01 + number / 10_000
+    done, pending = await asyncio.wait(waits, timeout=5)
+    assert not pending and all(isinstance(wait.exception(), FirstTokenTimeout) for wait in done)
+
+
+async def test_a_limit_that_is_due_at_once_can_still_be_replaced() -> None:
+    loop = asyncio.get_running_loop()
+    exchange = Exchange(loop, loop.time())
+    exchange.set_limit(loop.time() - 1, lambda: Failed("another"))
+    with pytest.raises(Failed, match="another"):
+        await asyncio.wait_for(exchange.head(), 5)
+
+
 @pytest.mark.parametrize("comes_sooner", [True, False], ids=["sooner than the old limit", "later than the old limit"])
 async def test_a_new_limit_replaces_the_old_one_with_its_own_error(comes_sooner: bool) -> None:
     loop = asyncio.get_running_loop()
