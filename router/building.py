@@ -27,7 +27,7 @@ from policies.rules import Rule as RoutingRule
 from router.admission import Admission, Keys, digest
 from router.clients import Caller, Quota
 from router.config import BackendConfig, ClientKeys, Config, ModelConfig, Rule, Server
-from router.fleet import AttemptLimits, Binding, Fleet, LiveBackend, LiveModel, LiveReplica
+from router.fleet import AttemptLimits, Binding, Fleet, LiveBackend, LiveModel, LiveReplica, Terms
 from router.gate import Gate
 
 UNLIMITED = 1_000_000  # a backend without max_in_flight: the server's own limit holds first
@@ -122,19 +122,21 @@ def _ejection(model: ModelConfig) -> EjectionRules:
 def _model(name: str, config: Config, backends: Mapping[str, LiveBackend]) -> LiveModel:
     model = config.models[name]
     retry = model.retry
-    live = LiveModel(
+    terms = Terms(
+        retry=RetryRules(retry.attempts_per_backend, retry.backoff_s, retry.retry_after_wait_s),
+        resume=ResumeRules(tuple(Way(way) for way in model.resume.by), retry.attempts_per_backend),
+        total_s=model.timeouts.total_s,
+        at_most_share=model.eject.at_most_share,
+        hedge_after_s=model.hedge.after_s if model.hedge is not None else None,
+    )
+    return LiveModel(
         build_route(name, model),
         dict(model.split),
         {on: _binding(name, config, backends[on]) for on in model.on if on in backends},
-        retry=RetryRules(retry.attempts_per_backend, retry.backoff_s, retry.retry_after_wait_s),
-        resume=ResumeRules(tuple(Way(way) for way in model.resume.by), retry.attempts_per_backend),
+        terms=terms,
         budget=RetryBudget(retry.budget_ratio, retry.budget_min_per_s, time.monotonic()),
-        total_s=model.timeouts.total_s,
-        at_most_share=model.eject.at_most_share,
         revision=FIRST_REVISION,
     )
-    live.hedge_after_s = model.hedge.after_s if model.hedge is not None else None
-    return live
 
 
 def _binding(name: str, config: Config, backend: LiveBackend) -> Binding:

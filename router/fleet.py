@@ -178,6 +178,20 @@ class Binding:
         return name
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the configuration grants a model's calls: tries, ways to resume, seconds in all, seconds to a hedge (None: no hedge).
+
+    `at_most_share` (0..1) of its replicas may be out of rotation at once.
+    """
+
+    retry: RetryRules
+    resume: ResumeRules
+    total_s: float
+    at_most_share: float
+    hedge_after_s: float | None = None
+
+
 class LiveModel:
     """A public model: where it may go, and what its calls may still spend on retries."""
 
@@ -198,19 +212,27 @@ class LiveModel:
         "unwell",
     )
 
-    def __init__(self, route: ModelRoute, split: Mapping[str, float], bindings: dict[str, Binding], *, retry: RetryRules,
-                 resume: ResumeRules, budget: RetryBudget, total_s: float, at_most_share: float, revision: int):  # fmt: skip
+    def __init__(
+        self,
+        route: ModelRoute,
+        split: Mapping[str, float],
+        bindings: dict[str, Binding],
+        *,
+        terms: Terms,
+        budget: RetryBudget,
+        revision: int,
+    ):
         self.name = route.name
         self.route = route
         self.split = split
         self.bindings = bindings
-        self.retry = retry
-        self.resume = resume
+        self.retry = terms.retry
+        self.resume = terms.resume
         self.budget = budget
-        self.total_s = total_s
-        self.at_most_share = at_most_share
+        self.total_s = terms.total_s
+        self.at_most_share = terms.at_most_share
+        self.hedge_after_s = terms.hedge_after_s
         self.revision = revision
-        self.hedge_after_s: float | None = None
         self.unwell = 0
         self._settled_at_s = -math.inf
         self._well = self._look(None)
