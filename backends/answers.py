@@ -206,12 +206,9 @@ _WHOLE_TEXT = re.compile(_LETTERS)
 _PLAIN = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))
 _QUOTE = b'"'
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
-_MOST_DIGITS = 3
-_MOST_GROWTH = 1_024  # by a longer name of the model; what grows more is read in full
-_LINES = tuple(b"%x" % size for size in range(16**_MOST_DIGITS + _MOST_GROWTH))
-# Sizes of chunks as engines write them, in either case; a text chunk of one token is some 230 bytes long.
-_SIZES = {line: size for size, line in enumerate(_LINES[: 16**_MOST_DIGITS])}
-_SIZES |= {line.upper(): size for line, size in _SIZES.items()}
+_MOST_FRAMES = (
+    24  # lengths that chunks are known by; texts of one token are 1 to 20 bytes long, and each costs the stream 0.6 KB
+)
 
 
 class ChunkShape:
@@ -228,6 +225,7 @@ class ChunkShape:
 
     __slots__ = (
         "_fixed",
+        "_frames",
         "_growth",
         "_head",
         "_kept_bytes",
@@ -249,6 +247,8 @@ class ChunkShape:
         self._start = 0  # of the text, from the line break after a chunk's size
         self._fixed = 0  # how much longer a chunk is than its text with the quote
         self._growth = 0  # of a chunk through its new form
+        # By the length of a read that is one chunk: what it begins with, where its text begins and ends, what its new form begins with.
+        self._frames: dict[int, tuple[bytes, int, int, bytes]] = {}
 
     def learn(self, event: bytes, renamed: bytes) -> bool:
         """Remember the shape of one whole event with content, whose form for the client is `renamed`; whether there is one."""
@@ -258,12 +258,11 @@ class ChunkShape:
         if _ONE_EVENT.fullmatch(event) is None:
             return False
         growth = len(renamed) - len(event)
-        if abs(growth) > _MOST_GROWTH:
-            return False
         self.name = new[1].decode()
         start, end = old.span(2)
         self._head, self._tail = event[:start], event[end:] + b"\r\n"
         self._start, self._fixed, self._growth = start + 2, len(event) - (end + 1 - start), growth
+        self._frames = {}
         start, end = new.span(2)
         self._new_head, self._new_tail = b"\r\n" + renamed[:start], renamed[end + 1 :] + b"\r\n"
         return True
@@ -272,15 +271,17 @@ class ChunkShape:
         """The chunks (of HTTP's chunked coding) at the start of `read` that have the learned shape, in the client's form and framed
         again; and how many bytes of `read` they are.
         """
-        line_end = read.find(b"\r\n", 0, _MOST_DIGITS + 2)
-        size = _SIZES.get(read[:line_end])
-        if size is not None and size + line_end + 4 == len(read) and read.endswith(self._tail):
-            start = line_end + self._start
-            text = read[start : start + size - self._fixed]
-            is_plain = text.translate(None, _PLAIN) == _QUOTE != text  # nearly all are; the pattern says of the rest
-            if read.startswith(self._head, line_end + 2) and (is_plain or _is_text(text)):
-                self._keep(text)
-                return b"".join((_LINES[size + self._growth], self._new_head, text, self._new_tail)), len(read)
+        frame = self._frames.get(len(read))
+        # One chunk, of a length that has been seen: what nearly all reads are.
+        if frame is not None and read.startswith(frame[0]) and read.endswith(self._tail):
+            text = read[frame[1] : frame[2]]
+            if text.translate(None, _PLAIN) == _QUOTE or _is_text(text):
+                kept = self.kept
+                if kept is not None:
+                    kept += text
+                    if len(kept) > self._kept_bytes:
+                        self.kept = None
+                return b"".join((frame[3], text, self._new_tail)), len(read)
         return self._apply_all(read)
 
     def _apply_all(self, read: bytes) -> tuple[bytes, int]:
@@ -291,7 +292,17 @@ class ChunkShape:
             if not more:
                 break
             out.append(more)
+        if len(out) == 1 and position == len(read):
+            self._remember(read)
         return b"".join(out), position
+
+    def _remember(self, read: bytes) -> None:
+        """The next chunk as long as this one differs from it in its text alone, its size included."""
+        line_end = read.index(b"\r\n")
+        start, end = line_end + self._start, len(read) - len(self._tail) + 1
+        size = int(read[:line_end], 16) + self._growth
+        if len(self._frames) < _MOST_FRAMES and start + 1 < end:
+            self._frames[len(read)] = read[:start], start, end, b"%x%b" % (size, self._new_head)
 
     def _apply_one(self, read: bytes, position: int) -> tuple[bytes, int]:
         line = _SIZE_LINE.match(read, position)

@@ -336,3 +336,42 @@ def test_the_shape_takes_whole_chunks_from_the_start_and_leaves_the_rest(read: b
 
 def test_nothing_is_taken_before_a_shape_is_known() -> None:
     assert ChunkShape().apply(chunked(event({"content": "a"}))) == (b"", 0)
+
+
+AS_LONG = chunked(event({"content": "abcd"}))
+
+
+@pytest.mark.parametrize(
+    ("read", "is_taken"),
+    [
+        (chunked(event({"content": "wxyz"})), True),
+        (chunked(literal("ä🚀")[:-2].replace("ä🚀".encode(), "äé".encode()) + b"\n\n"), True),
+        (AS_LONG.replace(b"abcd", b'ab"d'), False),
+        (AS_LONG.replace(b"abcd", b"abc\\"), False),
+        (AS_LONG.replace(b"abcd", b"ab\x01d"), False),
+        (AS_LONG.replace(b"abcd", b"ab\xff\xfe"), False),
+        (AS_LONG.upper(), False),
+        (AS_LONG.replace(b'"index":0', b'"index":1'), False),
+        (AS_LONG[:-2] + b"\r\r", False),
+        (b"0" + AS_LONG[1:], False),
+    ],
+    ids=[
+        "other text of the same length",
+        "text of another language",
+        "a quote in the text",
+        "an escape that is left open",
+        "a control character",
+        "no UTF-8",
+        "another case",
+        "another choice",
+        "another end",
+        "another size",
+    ],
+)
+def test_a_read_as_long_as_one_that_was_taken_is_taken_only_where_it_differs_in_its_text(
+    read: bytes, is_taken: bool
+) -> None:
+    shape, whole = ChunkShape(), event({"content": "abcd"})
+    assert shape.learn(whole, whole) and shape.apply(AS_LONG) == (AS_LONG, len(AS_LONG))
+    assert len(read) == len(AS_LONG)
+    assert shape.apply(read) == ((read, len(read)) if is_taken else (b"", 0))
