@@ -221,6 +221,9 @@ def test_a_process_that_stands_still_is_stopped_all_the_same(run: Run) -> None:
 
 def test_a_ctrl_c_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
     """The guardian is held until the signal is there: it comes while the main thread waits for its report."""
+    before_tests = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where a shell runs the tests in the background
     log = tmp_path / "engine.log"
     argv = (sys.executable, "-S", "-c", script(DEAF), str(log))
     held: list[int] = []
@@ -235,9 +238,12 @@ def test_a_ctrl_c_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
     before = sorted(Path("/proc/self/fd").iterdir())
     interrupter = threading.Thread(target=interrupt)
     interrupter.start()
-    with pytest.raises(KeyboardInterrupt):
-        SupervisedProcess(Command("the engine", argv, log, grace_s=0))
-    interrupter.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            SupervisedProcess(Command("the engine", argv, log, grace_s=0))
+    finally:
+        interrupter.join()
+        signal.signal(signal.SIGINT, before_tests)
     assert_gone(held)
     assert sorted(Path("/proc/self/fd").iterdir()) == before
 
