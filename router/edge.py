@@ -175,11 +175,16 @@ class EdgeProtocol(HttpToolsProtocol):
         self.expect_100_continue = False
         self.headers = []
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         if self._due is not None:
             self._disarm()
         headers = dict(self.headers)
+        if b"expect" in headers:
+            self.expect_100_continue = headers[b"expect"].lower() == b"100-continue"
         if (
             headers.get(b"host") != self._host
             or len(headers) != len(self.headers)  # one stands there twice

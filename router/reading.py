@@ -120,9 +120,8 @@ def _top_level(body: bytes) -> tuple[dict[str, msgspec.Raw], int]:
         raise BadCall("the body must be a JSON object") from exc
     except (msgspec.DecodeError, RecursionError) as exc:
         raise BadCall(f"the body is not valid JSON: {exc}") from exc
-    end, start = _walk(fields)
-    if end == len(body):
-        return fields, start
+    if _tight_bytes(fields) == len(body):
+        return fields, _start_of_model(fields)
     _check_names(body, fields)
     return fields, 0
 
@@ -154,18 +153,23 @@ def _count_up_to(body: bytes, byte: bytes, limit: int) -> int:
     return limit + 1
 
 
-def _walk(fields: dict[str, msgspec.Raw]) -> tuple[int, int]:
-    """How long a body of these fields is when nothing is written twice, spaced or escaped, and where the value of `model` begins then.
+def _tight_bytes(fields: dict[str, msgspec.Raw]) -> int:
+    """How long a body of these fields is when nothing is written twice, spaced or escaped.
 
     No body is shorter than that, so one of just that length is so written.
     """
-    end, start = 1, 0
+    return 1 + 4 * len(fields) + sum(map(len, fields)) + sum([len(memoryview(value)) for value in fields.values()])
+
+
+def _start_of_model(fields: dict[str, msgspec.Raw]) -> int:
+    """Where the value of `model` begins in a body that is so written, 0 where there is none."""
+    start = 1
     for name, value in fields.items():
-        end += len(name) + 3
+        start += len(name) + 3
         if name == "model":
-            start = end
-        end += len(memoryview(value)) + 1
-    return end, start
+            return start
+        start += len(memoryview(value)) + 1
+    return 0
 
 
 def _check_names(body: bytes, fields: dict[str, msgspec.Raw]) -> None:

@@ -12,7 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.cohort import Splitter, StickKey, caller_key, conversation_fingerprint, parse_stick_by
+from policies.cohort import (
+    MOST_DRAWN,
+    MOST_KEY_CHARS,
+    Splitter,
+    StickKey,
+    caller_key,
+    conversation_fingerprint,
+    parse_stick_by,
+)
 from policies.facts import CallFacts
 
 Call = Callable[..., CallFacts]
@@ -294,3 +302,14 @@ def test_without_a_key_chance_keeps_the_shares() -> None:
 def test_a_split_that_places_nobody_is_refused(split: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="split of jane"):
         Splitter("jane", split)
+
+
+def test_a_caller_is_drawn_alike_however_many_others_came_in_between() -> None:
+    split, rng = {"a": 0.5, "b": 0.3, "c": 0.2}, random.Random(1)
+    splitter = Splitter("jane", split)
+    for number in range(MOST_DRAWN + 100):
+        key = f"user-{number}"
+        assert splitter.pick(key, rng) == Splitter("jane", split).pick(key, rng) == splitter.pick(key, rng)
+    assert splitter.pick("user-0", rng) == Splitter("jane", split).pick("user-0", rng)
+    long = "x" * (MOST_KEY_CHARS + 1)
+    assert splitter.pick(long, rng) == Splitter("jane", split).pick(long, rng)
