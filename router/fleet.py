@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -121,19 +121,23 @@ class LiveBackend:
         known = [replica.context_tokens.get(model) for replica in self.replicas]
         return None if None in known else max(tokens for tokens in known if tokens is not None)
 
-    def pick(self, model: str, now_s: float, rng: random.Random) -> LiveReplica:
+    def pick(
+        self, model: str, now_s: float, rng: random.Random, among: Sequence[LiveReplica] | None = None
+    ) -> LiveReplica:
         """The replica for the next attempt: one that is due for its probing call, else the least busy in rotation, else any.
 
+        The attempt must be made: it may be the probing one. `among`: who is in question, if not all are.
         Who failed a moment ago, or comes back from an ejection, weighs differently: see `policies.balance`.
         """
+        replicas = among or self.replicas
         in_rotation = []
-        for replica in self.replicas:
+        for replica in replicas:
             health = replica.health[model]
             if health.state is State.IN_ROTATION:
                 in_rotation.append(replica)
             elif health.may_take(now_s):
                 return replica
-        choices = in_rotation or self.replicas
+        choices = in_rotation or replicas
         if len(choices) == 1:
             return choices[0]
         if all(now_s >= replica.bias.until_s and now_s >= replica.health[model].ramps_until_s for replica in choices):

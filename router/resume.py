@@ -14,6 +14,7 @@ from backends.merging import Counted, Merging
 from backends.transcript import Said
 from policies.balance import fairest
 from policies.choose import choose
+from policies.ejection import State
 from policies.outcome import OutcomeKind
 from policies.resume import NO_SKILL, Means, Place, Purse, ResumeStep, Sent, Skill, Way, next_resume
 from router.asked import asked_in
@@ -97,9 +98,7 @@ class Resumption:
         needs_skill = needs_skill and Way.CONTINUE in model.resume.by
         skills = await asyncio.gather(
             *(
-                skill_of(model, binding, self.replica_of(binding))
-                if needs_skill and self._is_same(binding)
-                else _none()
+                skill_of(model, binding, self._likely(binding)) if needs_skill and self._is_same(binding) else _none()
                 for binding in bindings
             )
         )
@@ -130,13 +129,19 @@ class Resumption:
         return [replica for replica in binding.backend.replicas if replica.url not in met]
 
     def replica_of(self, binding: Binding) -> LiveReplica:
-        """The least busy in rotation of those that this call has not met, else as for any call."""
+        """The replica for an attempt: of those that this call has not met, one in rotation, else one that is due; else as for any call."""
         now_s = asyncio.get_running_loop().time()
-        fresh = [replica for replica in self._fresh(binding) if replica.takes(self._model.name, now_s)]
-        if not fresh:
-            return binding.backend.pick(self._model.name, now_s, self._recorder.rng)
-        loads = [replica.load(self._model.name, now_s) for replica in fresh]
-        return fresh[fairest(loads, self._recorder.rng)]
+        return binding.backend.pick(self._model.name, now_s, self._recorder.rng, self._preferred(binding, now_s))
+
+    def _likely(self, binding: Binding) -> LiveReplica:
+        """Whom an attempt would go to, as far as that can be told without taking anybody's turn to make the probing call."""
+        now_s = asyncio.get_running_loop().time()
+        choices = self._preferred(binding, now_s) or binding.backend.replicas
+        return choices[fairest([replica.load(self._model.name, now_s) for replica in choices], self._recorder.rng)]
+
+    def _preferred(self, binding: Binding, now_s: float) -> list[LiveReplica]:
+        takers = [replica for replica in self._fresh(binding) if replica.takes(self._model.name, now_s)]
+        return [r for r in takers if r.health[self._model.name].state is State.IN_ROTATION] or takers
 
     def _attempt(self, backend: str, way: Way, skill: Skill, said: Said) -> ResumeAttempt:
         binding = self._model.bindings[backend]

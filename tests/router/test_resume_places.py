@@ -9,7 +9,7 @@ import pytest
 
 from tests.hearing import BROKEN, WHOLE, breaks_after, hear, heard_in, stops_after, streams
 from tests.rawclient import chat_body, connected, request
-from tests.running import config_for, running
+from tests.running import Router, config_for, running
 from tests.telling import ALIGN, ROLE, SENT, TEXT, WORDS, metric, other, says, two, whole
 from tests.upstream import END, STREAM_HEAD, Backend, Connection, Received, Script, Upstream, chunked, hangs
 
@@ -147,3 +147,50 @@ async def test_a_client_of_http_1_0_is_resumed_as_well() -> None:
         await client.send(request(chat_body(stream=True), line="POST /v1/chat/completions HTTP/1.0"))
         heard = heard_in((await client.answer()).body.decode())
         assert (heard.content, heard.ending) == (TEXT, WHOLE)
+
+
+EJECTS = "\neject: {consecutive_failures: 1, for_s: [0.3, 0.3]}\nretry: {attempts_per_backend: 1}"
+
+
+async def state_of(router: Router, backend: str) -> str:
+    """A replica's state under ejection."""
+    rows = (await router.client.get("/health/ready")).json()["models"]["jane"]
+    state: str = rows[backend][0]["state"]
+    return state
+
+
+async def test_a_stream_that_goes_on_at_a_backend_that_is_due_is_its_probing_call() -> None:
+    right = Backend(breaks_after())
+    rules = "\nrules: [{when: {header: {x-use: right}}, use: right}]"
+    async with two(breaks_after(*SENT), right, ALIGN + EJECTS + rules) as (router, _, _b):
+        await router.chat(stream=True, headers={"x-use": "right"})
+        assert await state_of(router, "right") == "ejected"
+        right.script = streams(*whole(*WORDS))
+        await asyncio.sleep(0.4)
+        assert (await hear(router)).ending == WHOLE
+        assert await state_of(router, "right") == "in_rotation"
+
+
+async def test_to_find_out_who_could_carry_a_stream_on_is_nobodys_probing_call() -> None:
+    """The first backend fails, is due again when the stream of the second breaks, and the third carries it on."""
+    may_break = asyncio.Event()
+
+    async def breaks_late(_request: Received, connection: Connection) -> None:
+        await connection.write(STREAM_HEAD, *map(chunked, SENT))
+        await may_break.wait()
+        connection.reset()
+
+    first = Backend(breaks_after())
+    async with Upstream(first) as a, Upstream(breaks_late) as b, Upstream(streams(*whole(*WORDS))) as c:
+        urls = {"a": a.url, "b": b.url, "c": c.url}
+        async with running(config_for(urls, "split: {a: 1.0}" + EJECTS)) as router:
+            call = asyncio.create_task(hear(router))
+            while not b.received:
+                await asyncio.sleep(0.005)
+            assert await state_of(router, "a") == "ejected"
+            await asyncio.sleep(0.4)
+            may_break.set()
+            assert (await call).ending == WHOLE
+            first.script = streams(*whole(*WORDS))
+            assert (await hear(router)).backend == "a"
+            assert await state_of(router, "a") == "in_rotation"
