@@ -51,7 +51,7 @@ class CallCycle(RequestResponseCycle):
         self.transport = edge.transport
         self.flow = edge.flow
         self.keep_alive = version != "1.0" and edge.parser.should_keep_alive()
-        self.waiting_for_100_continue = edge.expect_100_continue
+        self.waiting_for_100_continue = edge.expect_100_continue and version != "1.0"  # which knows no such answer
         self.on_response = edge.on_response_complete
 
     def take(self, piece: bytes) -> int:

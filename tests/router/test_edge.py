@@ -192,6 +192,15 @@ async def test_expect_100_continue_is_answered_before_the_body_comes() -> None:
         assert (await client.answer()).status == 200
 
 
+async def test_a_client_of_http_1_0_is_never_told_to_continue() -> None:
+    async with Upstream(says("x")) as a, running(config_for({"a": a.url})) as router, connected(router.port) as client:
+        whole = request(chat_body(), "expect: 100-continue", line="POST /v1/chat/completions HTTP/1.0")
+        await client.send(whole[: -len(chat_body())])
+        await asyncio.sleep(0.05)
+        await client.send(chat_body())
+        assert (await client.head())[0] == 200
+
+
 async def test_a_refusal_without_100_continue_closes_because_nobody_knows_whether_the_body_follows() -> None:
     async with running(config_for({"a": "http://127.0.0.1:1"})) as router, connected(router.port) as client:
         await client.send(
