@@ -7,8 +7,8 @@ When a call moves: after an attempt that failed before the commit, and only as `
 When a second attempt runs beside a slow first one: where the model has `hedge` (`router.race`); whoever has content first goes on.
 When it stops moving: with the first content sent to the client (`client.has_begun`), with the deadline, or when the list is used up.
 When a stream breaks after that: `router.resume` carries it on from another backend, as `policies.resume` says, or it ends with an error.
-Who waits: only this coroutine (in the backend's gate, for the reply, between two attempts). Who counts: the attempt charges its
-outcome to the replica when its relay ends; `record` closes the call exactly once.
+Who waits: only this coroutine (in the backend's gate, for the reply, between two attempts), and in a race the two attempts, which it
+ends with itself. Who counts: the attempt charges its outcome to the replica when its relay ends; `record` closes the call exactly once.
 """
 
 from __future__ import annotations

@@ -63,7 +63,8 @@ async def test_an_answer_is_read_to_its_end_and_its_connection_serves_the_next_c
         assert wire.connections == 1 and not len(caller.leftovers)
 
 
-async def test_one_that_does_not_end_in_time_is_cut_off() -> None:
+@pytest.mark.parametrize("stops", [False, True], ids=["when its time is over", "when the router stops"])
+async def test_an_answer_that_does_not_end_is_cut_off(stops: bool) -> None:
     is_at_work = asyncio.Event()
 
     async def handle(connection: Connection) -> None:
@@ -74,23 +75,8 @@ async def test_one_that_does_not_end_in_time_is_cut_off() -> None:
     async with serving(handle) as wire:
         caller = Caller(wire.replica())
         await caller.give_up(is_at_work)
-        caller.read_on(0.05)
+        caller.read_on(60 if stops else 0.05)
+        if stops:
+            await caller.leftovers.close()
         await wire.until_one_is_gone()
         await asyncio.wait_for(caller.freed.wait(), 5)
-
-
-async def test_a_stop_cuts_off_what_is_left() -> None:
-    is_at_work = asyncio.Event()
-
-    async def handle(connection: Connection) -> None:
-        await request_of(connection)
-        is_at_work.set()
-        await connection.until_gone()
-
-    async with serving(handle) as wire:
-        caller = Caller(wire.replica())
-        await caller.give_up(is_at_work)
-        caller.read_on(60)
-        await caller.leftovers.close()
-        await wire.until_one_is_gone()
-        assert caller.freed.is_set()
