@@ -1,10 +1,9 @@
-"""What differs between the kinds of servers, as data: how to ask after their health, which models they have."""
+"""What servers say of themselves and their models: health, which models are there, how long a prompt may be."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import StrEnum
 
 import msgspec
@@ -85,7 +84,7 @@ def context_tokens(bodies: Sequence[bytes], asked: str) -> int | None:
     return max(found, default=None)
 
 
-def _unknown(_bodies: Sequence[bytes], _asked: str) -> Presence:
+def unknown(_bodies: Sequence[bytes], _asked: str) -> Presence:
     return Presence.UNKNOWN
 
 
@@ -98,7 +97,7 @@ def _listed(body: bytes) -> list[str] | None:
     return names if all(names) else None
 
 
-def _served_by_vllm(bodies: Sequence[bytes], asked: str) -> Presence:
+def served_by_vllm(bodies: Sequence[bytes], asked: str) -> Presence:
     """It lists exactly the names that it serves, adapters included, and answers 404 to every other."""
     names = _listed(bodies[0])
     if names is None:
@@ -106,7 +105,7 @@ def _served_by_vllm(bodies: Sequence[bytes], asked: str) -> Presence:
     return Presence.THERE if asked in names else Presence.MISSING
 
 
-def _loaded_by_lmstudio(bodies: Sequence[bytes], asked: str) -> Presence:
+def loaded_by_lmstudio(bodies: Sequence[bytes], asked: str) -> Presence:
     """Its OpenAI list holds what a call can reach: what is loaded, and with JIT loading all that is downloaded; its own list says which.
 
     Own list: `GET /api/v0/models`, `state` is `loaded` or `not-loaded`. Where it has none (an old version), what is listed is there.
@@ -133,40 +132,3 @@ def _plain(name: str) -> str:
 
 
 _INSTANCE = re.compile(r":\d+$", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """One kind of server. `health_path` is asked with GET; 200 and `is_healthy(body)` mean that it can take calls.
-
-    `list_paths` are asked with GET after its models; `presence(bodies, name)` says what the bodies mean for one (b"" where none came).
-    `is_same(asked, said)`: whether an answer's `model` is the one asked for; None where servers of this kind name it as they like.
-    """
-
-    kind: str
-    health_path: str
-    is_healthy: Callable[[bytes], bool]
-    list_paths: tuple[str, ...] = ()
-    presence: Callable[[Sequence[bytes], str], Presence] = _unknown
-    is_same: Callable[[str, str], bool] | None = None
-
-
-# Any compatible server: answers carry dated versions and the like, and many serve more names than they list (aliases, `name:latest`), so
-# neither proves anything.
-OPENAI = Dialect("openai", "/v1/models", lists_models)
-# 200 with an empty body once the model is loaded, 503 when the engine is dead (captured).
-VLLM = Dialect("vllm", "/health", says_no_error, ("/v1/models",), _served_by_vllm)
-# `GET /health` of LM Studio answers 200 with an error in the body to anything, so only its model list tells. A call of a name that it
-# does not know is answered by the one model that is loaded, and `model` says so (its issue 619); vLLM would answer 404.
-LMSTUDIO = Dialect(
-    "lmstudio",
-    "/v1/models",
-    lists_models,
-    ("/v1/models", "/api/v0/models"),
-    _loaded_by_lmstudio,
-    is_same_in_lmstudio,
-)
-# 503 while the model loads (captured). It serves its one model under every name, and answers with its own.
-LLAMA_SERVER = Dialect("llama-server", "/health", says_no_error)
-
-DIALECTS = {d.kind: d for d in (OPENAI, VLLM, LMSTUDIO, LLAMA_SERVER)}

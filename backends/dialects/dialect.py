@@ -1,0 +1,24 @@
+"""What differs between the kinds of servers, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from backends.dialects.lists import Presence, unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One kind of server. `health_path` is asked with GET; 200 and `is_healthy(body)` mean that it can take calls.
+
+    `list_paths` are asked with GET after its models; `presence(bodies, name)` says what the bodies mean for one (b"" where none came).
+    `is_same(asked, said)`: whether an answer's `model` is the one asked for; None where servers of this kind name it as they like.
+    """
+
+    kind: str
+    health_path: str
+    is_healthy: Callable[[bytes], bool]
+    list_paths: tuple[str, ...] = ()
+    presence: Callable[[Sequence[bytes], str], Presence] = unknown
+    is_same: Callable[[str, str], bool] | None = None

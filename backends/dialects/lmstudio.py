@@ -1,0 +1,17 @@
+"""LM Studio."""
+
+from __future__ import annotations
+
+from backends.dialects.dialect import Dialect
+from backends.dialects.lists import is_same_in_lmstudio, lists_models, loaded_by_lmstudio
+
+# `GET /health` of LM Studio answers 200 with an error in the body to anything, so only its model list tells. A call of a name that it
+# does not know is answered by the one model that is loaded, and `model` says so (its issue 619); vLLM would answer 404.
+LMSTUDIO = Dialect(
+    "lmstudio",
+    "/v1/models",
+    lists_models,
+    ("/v1/models", "/api/v0/models"),
+    loaded_by_lmstudio,
+    is_same_in_lmstudio,
+)
