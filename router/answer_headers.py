@@ -25,6 +25,15 @@ def call_headers(call: Call, backend: str, revision: int) -> list[Header]:
     return headers
 
 
+def waiting_headers(call: Call, revision: int) -> list[Header]:
+    """Of a stream that is begun before anybody has answered."""
+    return [
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"x-request-id", call.request_id),
+        (b"x-crossfade-revision", b"%d" % revision),
+    ]
+
+
 def trail_header(call: Call, answered_by: str) -> bytes:
     """The decision trail in one line: `split -> vllm connect_failed after 0.002 s -> lmstudio`. Only printable ASCII.
 

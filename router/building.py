@@ -151,6 +151,7 @@ def _binding(name: str, config: Config, backend: LiveBackend) -> Binding:
         times.between_tokens_s,
         times.answer_s,
         times.total_s,
+        times.ping_after_s,
     )
     shown = on if model.report_model == "backend" else name
     renaming = Renaming(on, shown)

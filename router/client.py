@@ -8,6 +8,7 @@ from typing import Protocol
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from router.edge import Turn
+from router.pings import PING, Head, Pings
 
 
 class Pausable(Protocol):
@@ -24,22 +25,26 @@ class Client:
         "_head",
         "_is_events",
         "_is_sized",
+        "_pings",
         "_reader",
         "_task",
         "cycle",
         "edge",
         "has_begun",
         "is_chunked",
+        "is_open",
     )
 
     def __init__(self, turn: Turn):
         self.edge, self.cycle, _ = turn
         self.has_begun = False
+        self.is_open = False  # pings were sent, and with them the head; the call may move for all that
         self.is_chunked = self.cycle.scope["http_version"] != "1.0"
         self._is_events = False
         self._reader: Pausable | None = None
         self._head = b""
         self._is_sized = False
+        self._pings: Pings | None = None
         self._task = asyncio.current_task()
         self.edge.listener = self
 
@@ -59,8 +64,16 @@ class Client:
 
         From here on the call cannot move any more; it can only be resumed or ended.
         """
+        self.has_begun = True
+        if self._pings is not None:
+            self.no_pings()
+            if self.is_open:
+                return
+        self._begin(status, headers)
+
+    def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         cycle = self.cycle
-        self.has_begun = cycle.response_started = True
+        cycle.response_started = True
         cycle.waiting_for_100_continue = False
         self._is_events = headers[0][1].startswith(b"text/event-stream")
         self._is_sized = headers[-1][0] == b"content-length" or status == 204
@@ -71,6 +84,25 @@ class Client:
         if not cycle.keep_alive:
             headers.append((b"connection", b"close"))
         self._head = b"%b%b\r\n\r\n" % (STATUS_LINE[status], b"\r\n".join(map(b": ".join, headers)))
+
+    def ping_from(self, due_s: float, every_s: float, head: Head) -> None:
+        """Tell the client from the instant `due_s` on that it is waited for, until content comes: see `router.pings`."""
+        self.no_pings()
+        self._pings = Pings(self._ping, head, every_s, due_s)
+
+    def no_pings(self) -> None:
+        """Content has come, or the end."""
+        if self._pings is not None:
+            self._pings.stop()
+            self._pings = None
+
+    def _ping(self, head: Head) -> None:
+        """Send one ping now; a client that is slow to read has enough to read."""
+        if not (self.has_begun or self.is_open):
+            self.is_open = True
+            self._begin(200, list(head))
+        if not self.edge.is_slow:
+            self.write(PING)
 
     def read_from(self, reader: Pausable | None) -> None:
         """Whom to hold back while the client is slow; None for nobody."""
@@ -132,6 +164,7 @@ class Client:
 
     def leave(self) -> None:
         """Stop listening: the call is over, the connection may carry the next one."""
+        self.no_pings()
         if self.edge.listener is self:
             self.edge.listener = None
         self._task = None

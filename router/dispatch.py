@@ -21,11 +21,12 @@ from backends.errors import BackendError, Overflow
 from policies.choose import choose, may_take_more
 from policies.outcome import Outcome
 from policies.retry import Action, NextStep, Standing, next_step
+from router.answer_headers import waiting_headers
 from router.attempt import Attempt
 from router.call import Call
 from router.client import Client
 from router.faults import CallFailed, fault_of, no_backend, stream_error
-from router.fleet import Fleet, LiveModel
+from router.fleet import Binding, Fleet, LiveModel
 from router.outcomes import outcome_of
 from router.race import Race
 from router.record import Recorder
@@ -43,6 +44,7 @@ async def dispatch(call: Call, client: Client, fleet: Fleet, recorder: Recorder)
     call.choice = choice.first_reason
     call.candidates = choice.candidates
     first = model.bindings[choice.candidates[0].backend]
+    _keep_awake(call, client, model, first, call.started_s)
     try:
         if model.hedge_after_s is None or not call.facts.stream or call.priority:
             await Attempt(call, model, first, client, recorder).run()  # it pays nothing for what may follow
@@ -50,6 +52,15 @@ async def dispatch(call: Call, client: Client, fleet: Fleet, recorder: Recorder)
             await Race(call, model, client, recorder).run(model.hedge_after_s)
     except BackendError as error:
         await _after_failure(Ladder(call, model, client, recorder), error)
+
+
+def _keep_awake(call: Call, client: Client, model: LiveModel, binding: Binding, from_s: float) -> None:
+    """Let whoever waits for a stream from this backend be pinged, if that is asked for; counted from the instant `from_s`."""
+    every_s = binding.limits.ping_after_s
+    if every_s is not None and call.facts.stream and call.facts.kind != "pass":
+        client.ping_from(from_s + every_s, every_s, waiting_headers(call, model.revision))
+    else:
+        client.no_pings()
 
 
 async def _after_failure(ladder: Ladder, error: BackendError) -> None:
@@ -96,6 +107,8 @@ class Ladder:
                 raise pending.pop()
             self._attempts_here += 1
             binding = self._model.bindings[self._candidates[self._position].backend]
+            now_s = asyncio.get_running_loop().time()
+            _keep_awake(self._call, self.client, self._model, binding, now_s)
             await Attempt(self._call, self._model, binding, self.client, self._recorder).run()
 
         await tenacity.AsyncRetrying(

@@ -173,6 +173,9 @@ class _Answering:
         if client.has_begun:
             await client.finish_broken(stream_error(None))
             return
+        if client.is_open:  # the status went out with the first ping
+            await client.finish_broken(b"data: %b\n\n" % fault.body())
+            return
         if client.cycle.waiting_for_100_continue:  # now the body may follow or not, and nobody could tell which
             client.edge.hang_up_after(client.cycle)
         await client.answer(fault.status, [*fault.all_headers(), *self._headers()], fault.body())

@@ -157,6 +157,7 @@ class AttemptLimits:
     between_tokens_s: float
     answer_s: float
     total_s: float
+    ping_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

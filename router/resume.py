@@ -47,6 +47,7 @@ class Resumption:
     async def carry_on(self, error: BackendError) -> BackendError | None:
         """Bring the answer to its end from other backends. Returns what it failed of, None where the client has a whole answer."""
         transcript, last = self._call.transcript, error
+        self._keep_awake()
         while transcript is not None and isinstance(self._call.body, CallBody):
             self._stalled = isinstance(error, StreamBroken) and error.is_stalled
             said = transcript.said()
@@ -71,6 +72,12 @@ class Resumption:
                     self._failed[step.backend] = kind_of(failure)
                     self._refused.setdefault(step.backend, set()).add(step.way)
         return last if isinstance(last, DeadlinePassed) else error
+
+    def _keep_awake(self) -> None:
+        """The rest may be long in coming: whoever asked for pings in such a silence gets them."""
+        every_s = self._model.bindings[self._broken].limits.ping_after_s if self._broken else None
+        if every_s is not None:
+            self._client.ping_from(asyncio.get_running_loop().time() + every_s, every_s, [])
 
     async def _end_whole(self) -> None:
         """Only what says nothing was missing."""
@@ -192,6 +199,7 @@ class ResumeAttempt(Attempt):
             await relay.until_content()
             self.recorder.heard(self.model, replica, started_s, asyncio.get_running_loop().time())
             self.has_said = True
+            self.client.no_pings()
             await relay.to_the_end()
         return b""
 

@@ -20,12 +20,10 @@ SET: dict[str, tuple[str, Any]] = {
     "store.*": ("store/keep_days", 3),
     "backends.*.kind": ("backends/cloud", {"kind": "litellm", "provider": "openai"}),
     "backends.*.engine": ("backends/vllm/engine", {"model": "m"}),
-    "backends.*.timeouts.ping_after_s": ("backends/vllm/timeouts", {"ping_after_s": 5}),
     "models.*.accept": ("models/jane/accept", {"empty": "allow"}),
     "models.*.rollout": ("models/jane/rollout", {"baseline": "lmstudio", "candidate": "vllm"}),
     "models.*.shadow": ("models/jane/shadow", {"to": "vllm", "share": 0.1}),
     "models.*.sampling": ("models/jane/sampling", {"temperature": 0.7}),
-    "models.*.timeouts.ping_after_s": ("models/jane/timeouts", {"ping_after_s": 5}),
 }
 
 
