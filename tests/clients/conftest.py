@@ -29,9 +29,9 @@ def stage(whole_stage: Stage) -> Stage:
 
 
 @pytest.fixture(scope="session")
-def openai_node() -> Path:
-    """The package of scripts that call with the official openai package, installed."""
-    return installed(_HERE / "openai_node")
+def sdks() -> Path:
+    """The package of scripts that call with the SDKs of Node applications, installed."""
+    return installed(_HERE / "sdks")
 
 
 @pytest.fixture(scope="session")

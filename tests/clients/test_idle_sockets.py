@@ -36,14 +36,14 @@ def closing_idle_connections(script: Script) -> Script:
 
 @pytest.mark.node
 @pytest.mark.timeout(60, func_only=True)
-async def test_no_call_is_lost_on_a_socket_that_was_idle_for_four_to_six_seconds(openai_node: Path) -> None:
+async def test_no_call_is_lost_on_a_socket_that_was_idle_for_four_to_six_seconds(sdks: Path) -> None:
     async with Upstream(closing_idle_connections(answers(VLLM))) as backend:
         config = {
             "backends": {"vllm": {"kind": "vllm", "url": backend.url}},
             "models": {"jane": {"on": {"vllm": VLLM_MODEL}, "split": {"vllm": 1.0}}},
         }
         async with serve_process(config) as url:
-            lanes = await report_of(openai_node / "idle.mjs", url)
+            lanes = await report_of(sdks / "idle.mjs", url)
     assert [lane for lane in lanes if lane["failed"]] == []
     kept = [lane for lane in lanes if lane["kind"] == "http"]
     assert [lane["idleMs"] for lane in kept if lane["reused"] < lane["calls"] // 2] == [], (

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 _HERE = Path(__file__).parent
-PACKAGES = pytest.mark.parametrize("package", ["nestjs", "openai_node"])
+PACKAGES = pytest.mark.parametrize("package", ["nestjs", "sdks"])
 
 
 def read(package: str, file: str) -> dict[str, Any]:
