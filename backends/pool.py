@@ -16,6 +16,7 @@ import ssl
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from backends.addresses import Addresses
 from backends.errors import ConnectFailed
 from backends.http1 import Connection
 
@@ -54,6 +55,7 @@ class Pool:
 
     def __init__(self, origin: Origin, *, idle_s: float = IDLE_S):
         self.origin = origin
+        self._addresses = Addresses(origin.host, origin.port)
         self._idle_s = idle_s
         self._idle: list[Connection] = []
         self._sweep: asyncio.TimerHandle | None = None
@@ -78,12 +80,10 @@ class Pool:
         origin = self.origin
         try:
             async with asyncio.timeout(timeout_s):
+                sock = await self._addresses.connect()
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 _, connection = await loop.create_connection(
-                    Connection,
-                    origin.host,
-                    origin.port,
-                    ssl=origin.tls,
-                    server_hostname=origin.host if origin.tls else None,
+                    Connection, sock=sock, ssl=origin.tls, server_hostname=origin.host if origin.tls else None
                 )
         except TimeoutError as exc:
             raise ConnectFailed(f"no connection to {origin.url} within {timeout_s:g} s") from exc
@@ -91,9 +91,6 @@ class Pool:
             raise ConnectFailed(f"cannot connect to {origin.url}: {exc.strerror or exc}") from exc
         except UnicodeError as exc:
             raise ConnectFailed(f"cannot connect to {origin.url}: its host is no valid name") from exc
-        sock = connection.transport.get_extra_info("socket") if connection.transport else None
-        if sock is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
     def give(self, connection: Connection, now_s: float) -> None:
