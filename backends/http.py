@@ -71,7 +71,7 @@ class Replica:
     async def probe(self) -> str:
         """Ask after the server's health, without inference. Returns "" where it is well, else one sentence."""
         try:
-            body = await self._get(self.dialect.health_path)
+            body = await self.get(self.dialect.health_path)
         except BackendError as error:
             self.hide_key(error)
             return str(error) or type(error).__name__
@@ -86,12 +86,13 @@ class Replica:
         bodies = []
         for path in self.dialect.list_paths:
             try:
-                bodies.append(await self._get(path))
+                bodies.append(await self.get(path))
             except BackendError:
                 bodies.append(b"")
         return tuple(bodies)
 
-    async def _get(self, path: str) -> bytes:
+    async def get(self, path: str) -> bytes:
+        """The body of GET `path`, for questions that take no inference. Raises BackendError."""
         head = b"GET %b HTTP/1.1\r\n%b\r\n" % (path.encode(), self.fixed_head)
         due_s = asyncio.get_running_loop().time() + PROBE_TIMEOUT_S
         limits = Limits(PROBE_TIMEOUT_S, due_s, lambda: Failed(f"no answer within {PROBE_TIMEOUT_S:g} s"))
