@@ -62,20 +62,23 @@ def build_app(config: Config, env: Mapping[str, str]) -> Application:
     doors = Doors(Hosts((*config.server.hosts, config.server.host)), recorder.turned_away)
     admission = build_admission(config.server, env)
     raw = endpoints(fleet, admission, recorder, config.server.pass_paths)
-    app = Application(raw, NothingHere(fleet, FASTAPI_PATHS), doors, title="Crossfade", lifespan=_lifespan(fleet))
+    app = Application(raw, NothingHere(fleet, FASTAPI_PATHS), doors, title="Crossfade", lifespan=_lifespan(fleet, metrics))
     _add_routes(app, fleet, metrics, admission.gate)
     return app
 
 
-def _lifespan(fleet: Fleet) -> Any:
+def _lifespan(fleet: Fleet, metrics: Metrics) -> Any:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        watch = asyncio.create_task(Monitor(fleet).run())
-        learning = asyncio.create_task(learn(fleet))  # nobody waits for it: what is not known yet is asked in need
+        tasks = (
+            asyncio.create_task(Monitor(fleet).run()),
+            asyncio.create_task(learn(fleet)),  # nobody waits for it: what is not known yet is asked in need
+            asyncio.create_task(metrics.lag.watch()),
+        )
         try:
             yield
         finally:
-            for task in (watch, learning):
+            for task in tasks:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task

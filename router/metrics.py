@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from policies.admission import Priority
 from router.fleet import Fleet
 from router.gate import Gate
+from router.lag import Lag
 
 # vLLM's own buckets for time to first token (vllm/v1/metrics/loggers.py), so that both can be laid side by side.
 SECONDS = (
@@ -76,6 +77,7 @@ class Metrics:
         self.steps: Counter[tuple[str, str]] = Counter()
         self.resumes: Counter[tuple[str, str, str]] = Counter()
         self.turned_away: Counter[tuple[str]] = Counter()
+        self.lag = Lag()
         self._first: dict[tuple[str, str], Durations] = {}
         self._whole: dict[tuple[str, str], Durations] = {}
 
@@ -100,6 +102,7 @@ class Metrics:
         )
         yield _histogram("crossfade_first_token_seconds", "Attempt start to first content.", self._first)
         yield _histogram("crossfade_call_seconds", "Arrival of a call to its end.", self._whole)
+        yield from _lag_families(self.lag)
 
     @staticmethod
     def _durations(table: dict[tuple[str, str], Durations], model: str, backend: str) -> Durations:
@@ -120,6 +123,12 @@ class _Scrape(Collector):
         yield from _fleet_families(self._fleet)
         backends = self._fleet.backends.values()
         yield from _gate_families({("router", ""): self._door} | {("backend", b.name): b.gate for b in backends})
+
+
+def _lag_families(lag: Lag) -> Iterable[Metric]:
+    yield GaugeMetricFamily("crossfade_loop_lag_seconds", "How late the event loop was at the last look.", lag.last_s)
+    yield CounterMetricFamily("crossfade_loop_stalls", "Times that the router itself stood still.", lag.stalls)
+    yield CounterMetricFamily("crossfade_loop_stalled_seconds", "How long it stood still in all.", lag.stalled_s)
 
 
 def _fleet_families(fleet: Fleet) -> Iterable[Metric]:
