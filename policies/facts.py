@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 
 import msgspec
+
+
+class Need(StrEnum):
+    """What a call asks for beyond its kind, and not every backend has; the values are the names in the configuration's `can`.
+
+    A backend without it would not refuse: it would answer poorer and say nothing of it, or blame the client.
+    """
+
+    MANY_CHOICES = "n"  # n or best_of above 1
+    LOGPROBS = "logprobs"
+    IMAGES = "images"
+    AUDIO = "audio"  # heard or spoken
+    VIDEO = "video"
+    FILES = "files"
+
+
+NO_NEEDS: frozenset[Need] = frozenset()  # of a plain call: one and the same object
+
+# These cost few tokens and many bytes: a prompt that holds them may be short, however long its body is.
+MEDIA = frozenset({Need.IMAGES, Need.AUDIO, Need.VIDEO, Need.FILES})
 
 
 class CallFacts(msgspec.Struct, frozen=True, gc=False):
     """The facts of one call, read once.
 
-    `model` is the public name. `kind` is chat, completions, embeddings, responses, messages or pass. `headers` are keyed by
-    lower-case names. `prompt_bytes` is the size of the request's body. `messages` is the raw JSON of the field, empty where there
-    is none. `pin` names a backend that the caller asked for and may ask for; who may is not decided here.
+    `model` is the public name. `kind` is chat, completions, embeddings, responses, messages, tokenize or pass; `path` tells calls of
+    the kind pass apart, and is empty for all others. `headers` are keyed by lower-case names. `prompt_bytes` is the size of the
+    request's body. `messages` is the raw JSON of the field, empty where there is none. `needs` is NO_NEEDS for a plain call. `pin`
+    names a backend that the caller asked for and may ask for; who may is not decided here.
     """
 
     model: str
@@ -24,3 +46,10 @@ class CallFacts(msgspec.Struct, frozen=True, gc=False):
     user: str | None
     messages: bytes | msgspec.Raw
     pin: str | None = None
+    needs: frozenset[Need] = NO_NEEDS
+    path: str = ""
+
+    @property
+    def api(self) -> str:
+        """What a backend has or lacks as a whole: the kind, or the path that is sent on as it is."""
+        return self.path or self.kind

@@ -35,6 +35,7 @@ from router.faults import (
 from router.fleet import Fleet
 from router.gate import GateFull
 from router.multipart import FormBody, read_form
+from router.needs import needs_of
 from router.reading import BadCall, CallBody, read_body
 from router.record import Recorder
 
@@ -142,6 +143,8 @@ class CallEndpoint:
             user=read.user,
             messages=read.messages,
             pin=self.admission.pin(headers, model.bindings),
+            needs=needs_of(self.kind, read),
+            path=self.path if self.kind == "pass" else "",
         )
         total_s = self.admission.total_s(headers, model.total_s)
         return Call(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from backends.dialects.lists import Presence, unknown
 
+MEDIA = frozenset({"images", "audio", "video", "files"})  # what a prompt may hold beside text
+
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
@@ -14,6 +16,8 @@ class Dialect:
 
     `list_paths` are asked with GET after its models; `presence(bodies, name)` says what the bodies mean for one (b"" where none came).
     `is_same(asked, said)`: whether an answer's `model` is the one asked for; None where servers of this kind name it as they like.
+    `lacks`: the APIs (chat, tokenize …) that no server of this kind has as others have them, and what calls may need (n, logprobs,
+    images …) that it drops without a word or takes for the client's mistake; what a server says of itself beats it.
     """
 
     kind: str
@@ -22,3 +26,4 @@ class Dialect:
     list_paths: tuple[str, ...] = ()
     presence: Callable[[Sequence[bytes], str], Presence] = unknown
     is_same: Callable[[str, str], bool] | None = None
+    lacks: frozenset[str] = frozenset()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backends.dialects.dialect import Dialect
+from backends.dialects.dialect import MEDIA, Dialect
 from backends.dialects.lists import is_same_in_lmstudio, lists_models, loaded_by_lmstudio
 
 # `GET /health` of LM Studio answers 200 with an error in the body to anything, so only its model list tells. A call of a name that it
@@ -14,4 +14,6 @@ LMSTUDIO = Dialect(
     ("/v1/models", "/api/v0/models"),
     loaded_by_lmstudio,
     is_same_in_lmstudio,
+    lacks=MEDIA
+    | {"n", "logprobs", "tokenize"},  # its issue lms#60: logprobs are null, without an error; n is in no documentation
 )

@@ -22,6 +22,7 @@ from router.cli.check import DEFAULT_FILE
 from router.config import Config, ConfigInvalid, load
 from router.endpoints import KINDS
 from router.faults import CallFailed
+from router.needs import needs_of
 from router.reading import BadCall, read_body
 
 
@@ -93,6 +94,8 @@ def _choose(config: Config, asked: Request) -> Choice:
         user=body.user,
         messages=body.messages,
         pin=build_admission(config.server, os.environ).pin(headers, callable_now),
+        needs=needs_of(kind, body),
+        path=asked.path if kind == "pass" else "",
     )
     views = {name: BackendView(name, in_rotation=True) for name in callable_now}
     views |= {name: BackendView(name, False, kinds=frozenset()) for name in model.on if name not in views}

@@ -1,0 +1,96 @@
+"""What a call needs beyond its kind: found wherever it may stand, and never in words that only speak of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.facts import NO_NEEDS
+from router.needs import needs_of
+from router.reading import read_body
+
+TEXT = {"type": "text", "text": "look"}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+QUOTED = 'Send {"type": "image_url"} or [{"type":"input_image"}] to me'
+
+
+def chat(*contents: Any, **fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": content} for content in contents], **fields}
+
+
+# kind, fields -> needs
+NEEDS: list[tuple[str, str, dict[str, Any], str]] = [
+    ("a plain call", "chat", chat("hi"), ""),
+    ("several choices", "chat", chat("hi", n=2), "n"),
+    ("one choice, said so", "chat", chat("hi", n=1), ""),
+    ("a number of choices that is none", "chat", chat("hi", n="2"), ""),
+    ("true is no number", "chat", chat("hi", n=True), ""),
+    ("the best of several", "completions", {"prompt": "hi", "best_of": 3}, "n"),
+    ("logprobs", "chat", chat("hi", logprobs=True), "logprobs"),
+    ("no logprobs, said so", "chat", chat("hi", logprobs=False, top_logprobs=None), ""),
+    ("logprobs of none but the chosen token", "chat", chat("hi", logprobs=True, top_logprobs=0), "logprobs"),
+    ("top logprobs alone", "chat", chat("hi", top_logprobs=3), "logprobs"),
+    ("completions count logprobs from 0", "completions", {"prompt": "hi", "logprobs": 0}, "logprobs"),
+    ("completions without", "completions", {"prompt": "hi", "logprobs": None}, ""),
+    ("false in completions", "completions", {"prompt": "hi", "logprobs": False}, ""),
+    ("of the prompt", "completions", {"prompt": "hi", "prompt_logprobs": 1}, "logprobs"),
+    ("of a response", "responses", {"input": "hi", "include": ["message.output_text.logprobs"]}, "logprobs"),
+    ("something else to include", "responses", {"input": "hi", "include": ["reasoning.encrypted_content"]}, ""),
+    ("a spoken answer", "chat", chat("hi", modalities=["text", "audio"]), "audio"),
+    ("an image", "chat", chat([TEXT, IMAGE]), "images"),
+    ("an image in an earlier turn", "chat", chat([IMAGE], "and now?"), "images"),
+    ("an image after tools", "chat", {"tools": [{"type": "function"}], **chat([IMAGE])}, "images"),
+    ("sound", "chat", chat([{"type": "input_audio", "input_audio": {}}]), "audio"),
+    ("a film", "chat", chat([{"type": "video_url", "video_url": {}}]), "video"),
+    ("a file", "chat", chat([{"type": "file", "file": {}}]), "files"),
+    ("all at once", "chat", chat([IMAGE, {"type": "input_audio"}], n=2, logprobs=True), "audio images logprobs n"),
+    ("text that quotes a part", "chat", chat(QUOTED), ""),
+    ("text that quotes a part, in parts", "chat", chat([{"type": "text", "text": QUOTED}]), ""),
+    ("code with many brackets", "chat", chat("a[ 1 ][ 2 ] " * 40), ""),
+    ("an image after code with many brackets", "chat", chat("a[1][2] " * 40, [IMAGE]), "images"),
+    ("the word image where no part is", "chat", chat("hi", metadata=[{"type": "image_url"}]), ""),
+    ("tools and no media", "chat", chat("hi", tools=[{"type": "function", "function": {"name": "image"}}]), ""),
+    ("an image of a response's input", "responses", {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "images"),
+    ("an image that a tool put out", "responses",
+     {"input": [{"type": "function_call_output", "output": [{"type": "input_image"}]}]}, "images"),
+    ("a response's input that is text", "responses", {"input": "[{[{"}, ""),
+    ("an image of a message", "messages", chat([{"type": "image", "source": {}}]), "images"),
+    ("an image in the result of a tool", "messages", chat([{"type": "tool_result", "content": [{"type": "image"}]}]), "images"),
+    ("a document of a message", "messages", chat([{"type": "document", "source": {}}]), "files"),
+    ("parts of no known type", "chat", chat([{"type": 5}, {"kind": "image_url"}]), ""),
+    ("parts that are none", "chat", chat(["image_url", 1, None]), ""),
+    ("embeddings have none", "embeddings", {"input": ["a", "b"]}, ""),
+    ("what is passed on is not read", "pass", chat([IMAGE], n=2), ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spaces", [(",", ":"), (", ", ": ")], ids=["tight", "spaced"])
+@pytest.mark.parametrize(("kind", "fields", "needs"), [row[1:] for row in NEEDS], ids=[row[0] for row in NEEDS])
+def test_the_needs_of_a_call(kind: str, fields: dict[str, Any], needs: str, spaces: tuple[str, str]) -> None:
+    body = read_body(kind, json.dumps({"model": "jane", **fields}, separators=spaces).encode())
+    found = needs_of(kind, body)
+    assert " ".join(sorted(found)) == needs
+    assert needs or found is NO_NEEDS, "a plain call makes nothing"
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_an_image_is_seen_however_the_body_is_laid_out(indent: int | None) -> None:
+    raw = json.dumps({"model": "jane", **chat([IMAGE])}, indent=indent).encode()
+    assert needs_of("chat", read_body("chat", raw)) == {"images"}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20) | st.sampled_from(["image_url", "type", "content"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "content", "x"]), inner, max_size=3),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(st.lists(JSON, min_size=1, max_size=3), JSON, JSON)
+def test_nothing_that_a_client_writes_raises(messages: list[Any], n: Any, logprobs: Any) -> None:
+    fields = {"model": "jane", "messages": messages, "n": n, "logprobs": logprobs, "modalities": n, "top_logprobs": n}
+    needs_of("chat", read_body("chat", json.dumps(fields).encode()))
