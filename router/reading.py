@@ -18,6 +18,8 @@ from backends.http1 import Pieces
 MAX_DEPTH = 64  # orjson's and vLLM's parsers take 1,000 and more; no real call nests deeper than a JSON schema's dozen
 MAX_MODEL_CHARS = 200
 
+NEVER_STREAMED = frozenset({"embeddings", "count_tokens", "tokenize"})
+
 _NO_VALUE = msgspec.Raw()
 _TOP_LEVEL = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _STRING = msgspec.json.Decoder(str | None)
@@ -97,7 +99,7 @@ def read_body(kind: str, body: bytes) -> CallBody:
         end=start + len(memoryview(fields["model"])) if start else 0,
         fields=fields,
         model=model,
-        stream=_flag(fields, "stream") and kind != "embeddings",  # they have no streamed form; engines ignore the field
+        stream=_flag(fields, "stream") and kind not in NEVER_STREAMED,  # engines ignore the field
         has_tools=_is_filled(fields.get("tools")),
         user=_text(fields, "user"),
         size_bytes=len(body),
@@ -188,16 +190,35 @@ def _check_names(body: bytes, fields: dict[str, msgspec.Raw]) -> None:
         raise BadCall("the body names a field twice; send each field once")
 
 
+# What a call of a kind must have besides its model.
+_REQUIRED = {
+    "completions": ("prompt",),
+    "embeddings": ("input",),
+    "responses": ("input",),
+    "messages": ("max_tokens",),
+}
+
+
 def _require(kind: str, fields: dict[str, msgspec.Raw]) -> None:
-    if kind == "chat":
+    if kind in ("chat", "messages", "count_tokens"):
         _check_list(fields, "messages")
-    elif kind == "completions" and "prompt" not in fields:
-        raise BadCall("prompt is missing", param="prompt")
-    elif kind == "embeddings" and "input" not in fields:
-        raise BadCall("input is missing", param="input")
+    for name in _REQUIRED.get(kind, ()):
+        if name not in fields:
+            raise BadCall(f"{name} is missing", param=name)
+    if kind == "tokenize" and "prompt" not in fields:
+        _check_list(fields, "messages")
+    elif kind == "responses":
+        _refuse_conversation(fields.get("conversation"))
     tools = fields.get("tools")
     if tools is not None and _opening(tools)[:1] not in (b"[", b"n"):
         raise BadCall("tools must be a list", param="tools")
+
+
+def _refuse_conversation(value: msgspec.Raw | None) -> None:
+    """Engines ignore the field, and would answer as if nothing had been said before."""
+    if value is not None and bytes(value) != b"null":
+        message = "conversation objects are not supported; go on with previous_response_id, or send the items as input"
+        raise BadCall(message, param="conversation", code="unsupported_parameter")
 
 
 def _check_list(fields: dict[str, msgspec.Raw], name: str) -> None:

@@ -100,5 +100,40 @@ def test_the_facts_of_a_call(more: dict[str, Any], facts: tuple[bool, bool, str 
     assert json.loads(bytes(read.messages)) == [{"role": "user"}]
 
 
-def test_an_embedding_is_never_streamed() -> None:
-    assert not read_body("embeddings", b'{"model":"jane","input":"x","stream":true}').stream
+@pytest.mark.parametrize("kind", ["embeddings", "count_tokens", "tokenize"])
+def test_what_has_no_streamed_form_is_never_streamed(kind: str) -> None:
+    assert not read_body(kind, b'{"model":"jane","input":"x","messages":[{}],"stream":true}').stream
+
+
+REQUIRED: list[tuple[str, dict[str, Any], str]] = [
+    ("responses", {}, "input"),
+    ("responses", {"input": "hi", "conversation": "conv_1"}, "conversation"),
+    ("messages", {"max_tokens": 5}, "messages"),
+    ("messages", {"messages": [], "max_tokens": 5}, "messages"),
+    ("messages", {"messages": [{}]}, "max_tokens"),
+    ("count_tokens", {"max_tokens": 5}, "messages"),
+    ("tokenize", {"input": "hi"}, "messages"),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields", "param"), REQUIRED, ids=[f"{k} {f}" for k, f, _ in REQUIRED])
+def test_a_call_without_what_its_kind_must_have_is_the_clients_to_mend(
+    kind: str, fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(BadCall) as raised:
+        read_body(kind, json.dumps({"model": "jane", **fields}).encode())
+    assert raised.value.param == param
+
+
+ENOUGH: list[tuple[str, dict[str, Any]]] = [
+    ("responses", {"input": [], "conversation": None}),
+    ("messages", {"messages": [{}], "max_tokens": 5}),
+    ("count_tokens", {"messages": [{}]}),
+    ("tokenize", {"prompt": ""}),
+    ("tokenize", {"messages": [{}]}),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields"), ENOUGH, ids=[f"{kind} {fields}" for kind, fields in ENOUGH])
+def test_a_call_with_what_its_kind_must_have_is_the_backends_to_judge(kind: str, fields: dict[str, Any]) -> None:
+    assert read_body(kind, json.dumps({"model": "jane", **fields}).encode()).model == "jane"
