@@ -38,6 +38,12 @@ _OVERFLOW = re.compile(
     r"|does not fit in context|greater than the context length|exceeds the max_model_len|cannot truncate prompt",
     re.IGNORECASE,
 )
+# The limit in those wordings: "maximum context length is 2048 tokens", "… (4096)", "length of only 32768", "n_ctx (4)" and the like.
+_LIMIT = re.compile(
+    r"(?:maximum context length(?: is)?|max_model_len|context length of only|context length only supports|n_ctx|context size)"
+    r"[ (=:]{1,4}(\d{1,9})\b",
+    re.IGNORECASE | re.ASCII,
+)
 # OpenAI's code, llama-server's type.
 _OVERFLOW_NAMES = frozenset({"context_length_exceeded", "exceed_context_size_error"})
 # Codes and types that stand for a status where none is given: OpenAI's, Azure's, vLLM's and llama-server's own.
@@ -155,6 +161,13 @@ def _is_overflow(text: ErrorText) -> bool:
     if text.code in _OVERFLOW_NAMES or text.type in _OVERFLOW_NAMES:
         return True
     return _OVERFLOW.search(text.message) is not None and not _QUOTES_THE_CALL.match(text.message)
+
+
+def context_limit_tokens(error: Overflow) -> int | None:
+    """How long a prompt and its answer may be together, by the words of the backend that found one too long; None where they don't say."""
+    text = error_text(error.body)
+    found = _LIMIT.search(text.message) if text is not None else None
+    return int(found[1]) if found is not None else None
 
 
 def _is_not_served(text: ErrorText) -> bool:

@@ -17,7 +17,7 @@ from backends.errors import (
     Refused,
     Rejected,
 )
-from backends.faults import error_text
+from backends.faults import context_limit_tokens, error_text
 from router.reading import BadCall
 
 MAX_RETRY_AFTER_S = 60  # openai-node, the AI SDK and LangChain.js ignore larger values and come back sooner (measured)
@@ -145,10 +145,11 @@ def _rejected(error: Rejected) -> Fault:
 
 
 def _context_words(error: Overflow) -> str:
-    """LangChain.js keys on `maximum context length` in the message, so it always stands there."""
-    text = error_text(error.body)
-    words = text.message if text is not None else error.body[:200].decode("utf-8", "replace") or str(error)
-    return words if "maximum context length" in words else f"This exceeds the model's maximum context length. {words}"
+    """One message, whatever backend says it and how. LangChain.js keys on `maximum context length` in it, as OpenAI words it."""
+    tokens = context_limit_tokens(error)
+    if tokens is None:
+        return "The prompt exceeds this model's maximum context length. Please reduce the length of the messages."
+    return f"This model's maximum context length is {tokens} tokens. Please reduce the length of the messages."
 
 
 def _unavailable(message: str) -> Fault:

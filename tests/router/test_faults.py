@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
 from backends import errors
@@ -66,9 +67,29 @@ def test_a_backends_own_code_is_told_and_is_no_metric() -> None:
     assert overloaded(1.0).result == "overloaded"
 
 
-def test_an_overflow_always_says_what_clients_look_for() -> None:
-    assert "maximum context length" in fault_of(errors.Overflow("the prompt has 9 tokens")).message
-    assert fault_of(errors.Overflow("maximum context length is 4")).message == "maximum context length is 4"
+UNKNOWN = "The prompt exceeds this model's maximum context length. Please reduce the length of the messages."
+KNOWN = "This model's maximum context length is 4096 tokens. Please reduce the length of the messages."
+WORDINGS = {
+    "vLLM": "This model's maximum context length is 4096 tokens. However, your prompt contains at least 5000 input tokens.",
+    "vLLM for gpt-oss": "Input length (6068) exceeds model's maximum context length (4096).",
+    "vLLM for responses": "The engine prompt length 9000 exceeds the max_model_len 4096. Please reduce prompt.",
+    "LM Studio 0.3": "Trying to keep the first 9000 tokens when context the overflows. However, the model is loaded with context "
+    "length of only 4096 tokens, which is not enough.",
+    "LM Studio 0.3, truncating": "Cannot truncate prompt with n_keep (9000) >= n_ctx (4096)",
+    "LM Studio 0.4": "Input does not fit in context length. The input has 9000 tokens, but the context length only supports 4096 tokens.",
+    "llama-server": "request (9000 tokens) exceeds the available context size (4096 tokens), try increasing it",
+}
+
+
+@pytest.mark.parametrize("words", WORDINGS.values(), ids=WORDINGS)
+def test_an_overflow_is_told_in_one_message_whoever_says_it(words: str) -> None:
+    fault = fault_of(errors.Overflow("x", status=400, body=msgspec.json.encode({"error": {"message": words}})))
+    assert (fault.message, fault.code, fault.param) == (KNOWN, "context_length_exceeded", "messages")
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"error":{"message":"n_ctx of 4"}}'])
+def test_an_overflow_of_unknown_size_says_what_clients_look_for_all_the_same(body: bytes) -> None:
+    assert fault_of(errors.Overflow("x", body=body)).message == UNKNOWN
 
 
 def test_a_long_name_of_a_model_is_cut() -> None:
