@@ -38,6 +38,8 @@ class FormBody:
     has_tools: bool = False
     user: str | None = None
     messages: bytes = b""
+    wants_usage: bool = False
+    one_tool_only: bool = False
 
     @property
     def size_bytes(self) -> int:

@@ -45,6 +45,13 @@ class BadCall(Exception):
         self.code = code
 
 
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+_STREAM_OPTIONS = msgspec.json.Decoder(_StreamOptions)
+
+
 class CallBody(msgspec.Struct, frozen=True):
     """A body that was read: its raw top-level fields, and those that decide something.
 
@@ -60,6 +67,18 @@ class CallBody(msgspec.Struct, frozen=True):
     has_tools: bool
     user: str | None
     size_bytes: int
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether the client asked for the event of a stream that counts its tokens; backends are asked for it either way."""
+        options = self.fields.get("stream_options")
+        return options is not None and _asks_usage(options)
+
+    @property
+    def one_tool_only(self) -> bool:
+        """Whether the client takes one tool call at most: `parallel_tool_calls` is false."""
+        value = self.fields.get("parallel_tool_calls")
+        return value is not None and bytes(value) == b"false"
 
     @property
     def messages(self) -> msgspec.Raw:
@@ -240,6 +259,13 @@ def _is_filled(value: msgspec.Raw | None) -> bool:
 
 def _opening(value: msgspec.Raw) -> bytes:
     return memoryview(value)[:64].tobytes()
+
+
+def _asks_usage(options: msgspec.Raw) -> bool:
+    try:
+        return _STREAM_OPTIONS.decode(options).include_usage is True
+    except msgspec.DecodeError:
+        return False
 
 
 def _flag(fields: dict[str, msgspec.Raw], name: str) -> bool:

@@ -100,6 +100,24 @@ def test_the_facts_of_a_call(more: dict[str, Any], facts: tuple[bool, bool, str 
     assert json.loads(bytes(read.messages)) == [{"role": "user"}]
 
 
+WISHES: list[tuple[str, dict[str, Any], tuple[bool, bool]]] = [
+    ("nothing said", {}, (False, False)),
+    ("both", {"stream_options": {"include_usage": True}, "parallel_tool_calls": False}, (True, True)),
+    ("neither", {"stream_options": {"include_usage": False}, "parallel_tool_calls": True}, (False, False)),
+    ("null everywhere", {"stream_options": None, "parallel_tool_calls": None}, (False, False)),
+    ("null inside", {"stream_options": {"include_usage": None}}, (False, False)),
+    ("what means something else", {"stream_options": {"x": {"include_usage": True}}}, (False, False)),
+]
+
+
+@pytest.mark.parametrize(("more", "wishes"), [row[1:] for row in WISHES], ids=[row[0] for row in WISHES])
+@pytest.mark.parametrize("indent", [None, 1], ids=["dense", "spread out"])
+def test_what_a_client_wants_of_the_answer(more: dict[str, Any], wishes: tuple[bool, bool], indent: int | None) -> None:
+    body = {"model": "jane", "messages": [{"role": "user"}], "stream": True, **more}
+    read = read_body("chat", json.dumps(body, indent=indent).encode())
+    assert (read.wants_usage, read.one_tool_only) == wishes
+
+
 @pytest.mark.parametrize("kind", ["embeddings", "count_tokens", "tokenize"])
 def test_what_has_no_streamed_form_is_never_streamed(kind: str) -> None:
     assert not read_body(kind, b'{"model":"jane","input":"x","messages":[{}],"stream":true}').stream
