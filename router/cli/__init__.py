@@ -7,6 +7,7 @@ import typer
 from router.cli.check import check
 from router.cli.demo import demo
 from router.cli.explain import explain
+from router.cli.preflight import preflight
 from router.cli.schema import schema
 from router.cli.serve import serve
 
@@ -18,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, check, schema, explain, demo):
+for command in (serve, check, schema, explain, preflight, demo):
     app.command()(command)
 
 
