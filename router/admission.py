@@ -13,10 +13,13 @@ from typing import Any
 from policies.admission import BY_LABEL, Priority, lowered
 from router.client import Client
 from router.clients import ANYONE, Caller
-from router.faults import CallFailed, Fault, unsupported
+from router.faults import OUT_OF_MEMORY_S, CallFailed, Fault, overloaded, unsupported
 from router.gate import Gate
 
 _SECONDS = re.compile(rb"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+# Of bodies that came in more than one read, of all calls that run or wait: 25 of the largest, 2,500 prompts of 25,000 tokens. What is
+# more is refused, because a process that is out of memory ends with all its calls.
+MAX_HELD_BYTES = 268_435_456
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 NO_KEY = Fault(
@@ -56,6 +59,7 @@ class Admission:
         self._keys = keys
         self._networks = networks
         self._max_body_bytes = max_body_bytes
+        self._held_bytes = 0
 
     def check_key(self, headers: dict[bytes, bytes], client: tuple[str, int] | None) -> Caller:
         """Who calls. Raises CallFailed (401) where a key is needed and not given."""
@@ -97,16 +101,30 @@ class Admission:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise asyncio.CancelledError
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
+                    part = message.get("body", b"")
+                    parts.append(part)
+                    size += len(part)
                     if size > self._max_body_bytes:
                         raise self._too_long(client)
+                    self._hold(len(part), client)
                     if not message.get("more_body"):
                         return b"".join(parts)
         except TimeoutError as exc:
             client.edge.hang_up_after(client.cycle)
             message_text = f"The body did not arrive within {client.edge.body_timeout_s:g} s."
             raise CallFailed(Fault(408, message_text, "invalid_request_error", "request_timeout")) from exc
+
+    def _hold(self, size_bytes: int, client: Client) -> None:
+        if self._held_bytes + size_bytes > MAX_HELD_BYTES:
+            client.edge.hang_up_after(client.cycle)
+            raise CallFailed(overloaded(OUT_OF_MEMORY_S))
+        self._held_bytes += size_bytes
+        client.held_bytes += size_bytes
+
+    def let_go(self, client: Client) -> None:
+        """The call is over, and its body is nobody's any more."""
+        self._held_bytes -= client.held_bytes
+        client.held_bytes = 0
 
     def _too_long(self, client: Client) -> CallFailed:
         client.edge.hang_up_after(client.cycle)

@@ -31,6 +31,7 @@ class Client:
         "cycle",
         "edge",
         "has_begun",
+        "held_bytes",
         "is_chunked",
         "is_open",
     )
@@ -38,6 +39,7 @@ class Client:
     def __init__(self, turn: Turn):
         self.edge, self.cycle, _ = turn
         self.has_begun = False
+        self.held_bytes = 0  # of its body, where the door counts them
         self.is_open = False  # pings were sent, and with them the head; the call may move for all that
         self.is_chunked = self.cycle.scope["http_version"] != "1.0"
         self._is_events = False

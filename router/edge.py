@@ -27,7 +27,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from router.cycle import CallCycle, HangsUpGently
 from router.doors import Doors
-from router.faults import Fault
+from router.faults import OUT_OF_MEMORY_S, Fault, overloaded
 from router.heads import (
     HEAD_TOO_LONG,
     MAX_HEAD_BYTES,
@@ -245,7 +245,9 @@ class EdgeProtocol(HttpToolsProtocol):
         self._arm(self.linger_s, self.transport.abort)
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(self._fault or NOT_HTTP)
+        error = sys.exc_info()[1]  # as below
+        is_out_of_memory = error is not None and isinstance(error.__context__, MemoryError)
+        self._refuse(overloaded(OUT_OF_MEMORY_S) if is_out_of_memory else self._fault or NOT_HTTP)
 
     def shutdown(self) -> None:
         """Close what is idle; a request that has begun to arrive is still answered."""

@@ -22,6 +22,7 @@ from router.dispatch import dispatch
 from router.doors import Doors
 from router.edge import turn_of
 from router.faults import (
+    OUT_OF_MEMORY_S,
     CallFailed,
     Fault,
     bad_call,
@@ -77,10 +78,15 @@ class CallEndpoint:
             pass  # the stream has ended with an error event
         except asyncio.CancelledError:
             await answering.fail(stopping())  # unless the client left, the router is at the end of its drain
+        except MemoryError:  # many large bodies at once: this one is given up, and with it the memory that it held
+            log.error("call %s is given up: no memory left", answering.request_id.decode())
+            await answering.fail(overloaded(OUT_OF_MEMORY_S))
         except Exception:  # the edge: a bug costs one call, and its client hears of it in the usual form
             log.exception("call %s failed inside the router", answering.request_id.decode())
             await answering.fail(crashed())
         finally:
+            if client.held_bytes:
+                self.admission.let_go(client)
             client.leave()
 
     async def _serve(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, answering: _Answering) -> None:

@@ -21,6 +21,7 @@ from backends.faults import context_limit_tokens, error_text
 from router.reading import BadCall
 
 MAX_RETRY_AFTER_S = 60  # openai-node, the AI SDK and LangChain.js ignore larger values and come back sooner (measured)
+OUT_OF_MEMORY_S = 5.0  # a large body is read and sent on in less
 DEFAULT_RETRY_AFTER_S = 5  # the shortest ejection: before that nothing can have changed
 
 
