@@ -20,8 +20,8 @@ WEB = frozenset({"fastapi", "starlette", "uvicorn"})
 PURE = frozenset(
     {
         "__future__", "abc", "bisect", "collections", "dataclasses", "decimal", "enum", "fractions", "functools", "hashlib", "heapq",
-        "itertools", "json", "math", "msgspec", "operator", "policies", "random", "re", "statistics", "string", "struct", "types",
-        "typing",
+        "itertools", "json", "jsonschema", "math", "msgspec", "operator", "policies", "random", "re", "referencing", "statistics", "string",
+        "struct", "types", "typing",
     }
 )  # fmt: skip
 IMPURE_NAMES = frozenset(
