@@ -20,7 +20,7 @@ from backends.errors import (
 from backends.faults import context_limit_tokens, error_text
 from router.reading import BadCall
 
-MAX_RETRY_AFTER_S = 60  # openai-node, the AI SDK and LangChain.js ignore larger values and come back sooner (measured)
+MAX_RETRY_AFTER_S = 59  # more is ignored, and its client back sooner: above 60 by openai-node, from 60 by the AI SDK
 OUT_OF_MEMORY_S = 5.0  # a large body is read and sent on in less
 DEFAULT_RETRY_AFTER_S = 5  # the shortest ejection: before that nothing can have changed
 

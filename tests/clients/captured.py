@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import json
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from tests.upstream import END, STREAM_HEAD, Connection, Received, Script, answer, chunked
+from tests.clients import lmstudio
+from tests.upstream import END, Connection, Received, Script, answer, chunked
 
 _CAPTURES = Path(__file__).parent.parent / "captures"
 Packets = Sequence[bytes]
@@ -44,39 +43,6 @@ def _embeddings(model: str) -> Packets:
     return [answer({"object": "list", "data": [entry], "model": model, "usage": usage})]
 
 
-CALLS = (("814890118", "get_weather", '{"city":"Paris"}'), ("552093571", "get_time", '{"tz":"CET"}'))
-_CHAT = {"id": "chatcmpl-n3xvbwbekbgpw4mwqefq7", "created": 1795383499, "model": "openai/gpt-oss-20b"}
-
-
-def _lmstudio_call(index: int) -> dict[str, Any]:
-    number, name, arguments = CALLS[index]
-    return {"type": "function", "id": number, "function": {"name": name, "arguments": arguments}}
-
-
-def _lmstudio_tools() -> Packets:
-    """Not captured: as users of LM Studio report it, with tool ids that are numbers and `stats`."""
-    calls = [_lmstudio_call(0), _lmstudio_call(1)]
-    message = {"role": "assistant", "content": "", "reasoning": "Need both.", "tool_calls": calls}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "tool_calls"}
-    usage = {"prompt_tokens": 131, "completion_tokens": 39, "total_tokens": 170}
-    return [answer({**_CHAT, "object": "chat.completion", "choices": [choice], "usage": usage, "stats": {}})]
-
-
-def _lmstudio_tools_stream() -> Packets:
-    """Not captured: as users of LM Studio report it, with the role in every delta and whole arguments in one piece."""
-    deltas: list[dict[str, Any]] = [
-        {"role": "assistant", "reasoning": "Need both."},
-        *({"role": "assistant", "tool_calls": [{"index": i, **_lmstudio_call(i)}]} for i in range(len(CALLS))),
-    ]
-    choices: list[dict[str, Any]] = [
-        {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None} for delta in deltas
-    ]
-    choices.append({"index": 0, "delta": {}, "logprobs": None, "finish_reason": "tool_calls"})
-    events = [{**_CHAT, "object": "chat.completion.chunk", "choices": [choice]} for choice in choices]
-    lines = [b"data: %b\n\n" % json.dumps(event).encode() for event in events]
-    return [STREAM_HEAD, *map(chunked, lines), chunked(b"data: [DONE]\n\n"), END]
-
-
 VLLM_MODEL = "gpt-oss-20b"
 VLLM: Mapping[str, Packets] = {
     "chat": packets("vllm-0.33-gpt-oss/chat_nonstream"),
@@ -87,21 +53,19 @@ VLLM: Mapping[str, Packets] = {
     "too hot": packets("vllm-0.33-gpt-oss/err_temp3"),
     "embeddings": _embeddings(VLLM_MODEL),
 }
-VLLM_REASONS = "User says hi. Reply briefly."
-VLLM_SAYS = "Hello there!"
-
-LMSTUDIO_MODEL = "smollm2-135m-instruct"
+LMSTUDIO_MODEL = lmstudio.MODEL
 LMSTUDIO: Mapping[str, Packets] = {
-    "chat": packets("llama-server-smollm2/10_chat"),
-    "chat stream": packets("llama-server-smollm2/11_chat_stream"),
-    "chat stream usage": packets("llama-server-smollm2/12_chat_stream_usage"),
-    "tools": _lmstudio_tools(),
-    "tools stream": _lmstudio_tools_stream(),
+    **lmstudio.ANSWERS,
     "completions": packets("llama-server-smollm2/20_completions"),
     "completions stream usage": packets("llama-server-smollm2/21_completions_stream_usage"),
     "embeddings": _embeddings(LMSTUDIO_MODEL),
 }
-LMSTUDIO_SAYS = "The capital of France is Paris."
+
+BACKENDS = ("vllm", "lmstudio")
+SAYS = {"vllm": "Hello there!", "lmstudio": lmstudio.SAYS}
+PIECES = {"vllm": ["Hello", " there", "!"], "lmstudio": list(lmstudio.PIECES)}
+REASONS = {"vllm": "User says hi. Reply briefly.", "lmstudio": lmstudio.REASONS}
+TOTAL_TOKENS = {"vllm": 88, "lmstudio": lmstudio.TOTAL_TOKENS}
 
 
 def is_second_turn(request: Received) -> bool:

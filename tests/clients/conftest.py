@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from tests.clients.node import built, installed
+from tests.clients.players import Players, all_players
 from tests.clients.stage import Stage, on_stage_of_its_own
 
 _HERE = Path(__file__).parent
@@ -32,6 +33,13 @@ def stage(whole_stage: Stage) -> Stage:
 def sdks() -> Path:
     """The package of scripts that call with the SDKs of Node applications, installed."""
     return installed(_HERE / "sdks")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def players(sdks: Path) -> AsyncIterator[Players]:
+    """Each SDK, ready for all tests of a module."""
+    async with all_players(sdks) as players:
+        yield players
 
 
 @pytest.fixture(scope="session")

@@ -87,6 +87,39 @@ async def serving(script: Path, env: Mapping[str, str]) -> AsyncIterator[str]:
         await _end(process)
 
 
+class Player:
+    """A script that plays one call after another: it reads a line of JSON for each and answers with one."""
+
+    def __init__(self, process: asyncio.subprocess.Process):
+        self._process = process
+
+    async def play(self, call: str, **asked: Any) -> dict[str, Any]:
+        """What the application saw of this call. Raises AssertionError where the script has ended; its errors stand above."""
+        reader, writer = self._process.stdout, self._process.stdin
+        assert reader is not None and writer is not None
+        writer.write(json.dumps({"call": call, **asked}).encode() + b"\n")
+        try:
+            async with asyncio.timeout(SCRIPT_S):
+                line = await reader.readline()
+        except BaseException:
+            await _end(self._process)  # or its late answer would be taken for the next call's
+            raise
+        assert line, f"the script ended over {call}; its errors stand above"
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+
+@asynccontextmanager
+async def playing(script: Path, *args: str) -> AsyncIterator[Player]:
+    """A script that plays calls until the block is left."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(NODE, script, *args, stdin=pipe, stdout=pipe)
+    try:
+        yield Player(process)
+    finally:
+        await _end(process)
+
+
 async def _end(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.kill()

@@ -13,10 +13,10 @@ from typing import Any
 
 import httpx
 
-from tests.clients.captured import LMSTUDIO, LMSTUDIO_MODEL, VLLM, VLLM_MODEL, answers
+from tests.clients.captured import LMSTUDIO, LMSTUDIO_MODEL, VLLM, VLLM_MODEL, answers, is_second_turn
 from tests.running import running
 from tests.serving import RunningRouter
-from tests.upstream import Connection, Received, Upstream, chat_answer, stream
+from tests.upstream import Connection, Received, Script, Upstream, chat_answer, stream
 from tests.upstream import answer as whole
 
 CAPTURED = {"vllm": VLLM, "lmstudio": LMSTUDIO}
@@ -47,13 +47,25 @@ class Stage:
 
     async def calls_by_result(self) -> dict[str, float]:
         """How many calls reached the router, by how they ended."""
+        return await self._summed("crossfade_calls_total", "result")
+
+    async def until_nothing_runs(self) -> None:
+        """Return once no attempt is in flight. Raises AssertionError after a second."""
+        try:
+            async with asyncio.timeout(1.0):
+                while any((await self._summed("crossfade_in_flight", "backend")).values()):
+                    pass
+        except TimeoutError:
+            raise AssertionError("an attempt is still in flight after a second") from None
+
+    async def _summed(self, metric: str, label: str) -> dict[str, float]:
         async with httpx.AsyncClient() as client:
             text = (await client.get(self.url.removesuffix("/v1") + "/metrics")).text
         counted: dict[str, float] = {}
         for line in text.splitlines():
-            if line.startswith("crossfade_calls_total{"):
-                result = line.partition('result="')[2].partition('"')[0]
-                counted[result] = counted.get(result, 0) + float(line.rpartition(" ")[2])
+            if line.startswith(f"{metric}{{"):
+                value = line.partition(f'{label}="')[2].partition('"')[0]
+                counted[value] = counted.get(value, 0) + float(line.rpartition(" ")[2])
         return counted
 
 
@@ -78,26 +90,44 @@ class Unfinished:
         await connection.until_gone()
         self.left.set()
 
+    async def is_left(self) -> None:
+        """Return once the first was left. Raises TimeoutError after a second."""
+        async with asyncio.timeout(1.0):
+            await self.left.wait()
+
+
+def dies_between_turns(backend: str) -> Script:
+    """A backend that asks for its tools and is gone when their results come."""
+    as_captured = answers(CAPTURED[backend])
+
+    async def script(request: Received, connection: Connection) -> None:
+        if is_second_turn(request):
+            connection.reset()
+        else:
+            await as_captured(request, connection)
+
+    return script
+
 
 # One test's failures must not move the next one's callers.
 _FORGETFUL = {"eject": {"at_most_share": 0.0}, "retry": {"budget_min_per_s": 1000}}
 
 
-def _config(vllm: Upstream, lmstudio: Upstream) -> dict[str, Any]:
+def _config(vllm: Upstream, lmstudio: Upstream, **model: Any) -> dict[str, Any]:
     on = {"vllm": VLLM_MODEL, "lmstudio": LMSTUDIO_MODEL}
     return {
         "backends": {
             "vllm": {"kind": "vllm", "url": vllm.url},
             "lmstudio": {"kind": "lmstudio", "url": lmstudio.url},
         },
-        "models": {"jane": {"on": on, "split": {"vllm": 0.5, "lmstudio": 0.5}, **_FORGETFUL}},
+        "models": {"jane": {"on": on, "split": {"vllm": 0.5, "lmstudio": 0.5}, **_FORGETFUL, **model}},
     }
 
 
 @asynccontextmanager
-async def on_stage() -> AsyncIterator[Stage]:
-    """The stage with the router in the test's own loop."""
-    async with _both() as (vllm, lmstudio), running(json.dumps(_config(vllm, lmstudio))) as router:
+async def on_stage(**model: Any) -> AsyncIterator[Stage]:
+    """The stage with the router in the test's own loop; `model` are further keys of the model's configuration."""
+    async with _both() as (vllm, lmstudio), running(json.dumps(_config(vllm, lmstudio, **model))) as router:
         yield await _stage(f"http://127.0.0.1:{router.port}/v1", vllm, lmstudio)
 
 

@@ -15,10 +15,10 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from tests.clients.captured import LMSTUDIO_SAYS, VLLM_REASONS, VLLM_SAYS, answers, is_second_turn
+from tests.clients.captured import BACKENDS, REASONS, SAYS, is_second_turn
 from tests.clients.node import serving
-from tests.clients.stage import CAPTURED, MIDDLE, Stage, Unfinished, on_stage
-from tests.upstream import Connection, Received, Script, chunked, event, hangs_up_after
+from tests.clients.stage import MIDDLE, Stage, Unfinished, dies_between_turns, on_stage
+from tests.upstream import Received, chunked, event, hangs_up_after
 
 pytestmark = [
     pytest.mark.node,
@@ -26,9 +26,7 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
-BOTH = pytest.mark.parametrize("backend", ["vllm", "lmstudio"])
-SAYS = {"vllm": VLLM_SAYS, "lmstudio": LMSTUDIO_SAYS}
-REASONS = {"vllm": VLLM_REASONS, "lmstudio": ""}
+BOTH = pytest.mark.parametrize("backend", BACKENDS)
 TOOLS = ["get_weather", "get_time"]
 
 
@@ -115,19 +113,6 @@ async def test_tools_are_called_in_a_batch_out_of_a_stream(
     check_second_turn(*stage.received[backend])
 
 
-def dies_between_turns(backend: str) -> Script:
-    """A backend that asks for its tools and is gone when their results come."""
-    as_captured = answers(CAPTURED[backend])
-
-    async def script(request: Received, connection: Connection) -> None:
-        if is_second_turn(request):
-            connection.reset()
-        else:
-            await as_captured(request, connection)
-
-    return script
-
-
 @BOTH
 @pytest.mark.parametrize("streams", [False, True], ids=["whole answers", "streams"])
 async def test_the_second_turn_crosses_to_the_other_backend_where_the_first_is_gone(
@@ -150,7 +135,7 @@ async def test_a_backend_that_dies_before_its_first_token_is_not_noticed(
 ) -> None:
     stage.backends["vllm"].script = hangs_up_after(*MIDDLE[:2])
     events = await ask_streaming(running_jane, stage.callers["vllm"])
-    assert joined(events, "text") == LMSTUDIO_SAYS and events[-1] == {"done": True}
+    assert joined(events, "text") == SAYS["lmstudio"] and events[-1] == {"done": True}
 
 
 async def test_a_tool_call_that_is_cut_in_the_middle_is_an_error_and_never_run(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.captured import LMSTUDIO_SAYS, VECTOR, VLLM_MODEL, VLLM_REASONS, VLLM_SAYS
+from tests.clients.captured import BACKENDS, PIECES, REASONS, SAYS, VECTOR, VLLM_MODEL
 from tests.clients.node import report_of
 from tests.clients.stage import MIDDLE, Stage, Unfinished, on_stage
 from tests.upstream import (
@@ -25,13 +25,7 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
-BOTH = pytest.mark.parametrize("backend", ["vllm", "lmstudio"])
-SAYS = {"vllm": VLLM_SAYS, "lmstudio": LMSTUDIO_SAYS}
-PIECES = {
-    "vllm": ["Hello", " there", "!"],
-    "lmstudio": ["The", " capital", " of", " France", " is", " Paris", "."],
-}
-REASONS = {"vllm": VLLM_REASONS, "lmstudio": ""}
+BOTH = pytest.mark.parametrize("backend", BACKENDS)
 
 
 async def report(package: Path, stage: Stage, name: str, backend: str = "vllm") -> dict[str, Any]:
@@ -130,7 +124,7 @@ async def test_a_backend_that_dies_before_its_first_token_is_not_noticed(sdks: P
     stage.backends["vllm"].script = hangs_up_after(*MIDDLE[:2])
     found = await report(sdks, stage, "stream")
     assert found["requests"] == 1
-    assert "".join(found["saw"]["text"]) == LMSTUDIO_SAYS and found["saw"]["finish"] == "stop"
+    assert "".join(found["saw"]["text"]) == SAYS["lmstudio"] and found["saw"]["finish"] == "stop"
 
 
 async def test_a_stream_that_breaks_in_a_tool_call_is_thrown_and_not_taken_for_an_answer(

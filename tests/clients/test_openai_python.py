@@ -13,15 +13,13 @@ import pytest_asyncio
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 
-from tests.clients.captured import LMSTUDIO_SAYS, VECTOR, VLLM_REASONS, VLLM_SAYS, is_second_turn
+from tests.clients.captured import BACKENDS, REASONS, SAYS, VECTOR, is_second_turn
 from tests.clients.stage import MIDDLE, Stage, Unfinished
 from tests.upstream import answer, chunked, event, hangs_up_after, sends
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-BOTH = pytest.mark.parametrize("backend", ["vllm", "lmstudio"])
-SAYS = {"vllm": VLLM_SAYS, "lmstudio": LMSTUDIO_SAYS}
-REASONS = {"vllm": VLLM_REASONS, "lmstudio": ""}
+BOTH = pytest.mark.parametrize("backend", BACKENDS)
 HI: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hi"}]
 TOOLS: list[ChatCompletionToolParam] = [
     {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}},
