@@ -18,6 +18,7 @@ from backends.http import PROBE_TIMEOUT_S, Limits, Outgoing, Replica
 MAX_REPLY_BYTES = 1_048_576
 # The fields of llama.cpp's sampling that a call can set under the same name.
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty")
+_NEUTRAL = {"top_k": 0, "top_p": 1, "min_p": 0, "repeat_penalty": 1}  # as good as not there
 
 
 class _Counted(msgspec.Struct):
@@ -67,6 +68,7 @@ async def props(server: Replica) -> tuple[int | None, dict[str, float]]:
     except (BackendError, *MALFORMED):
         return None, {}
     numbers = {name: round(value, 4) for name, value in found.items() if isinstance(value, (int, float))}
+    numbers = {name: value for name, value in numbers.items() if value != _NEUTRAL.get(name)}
     return settings.n_ctx, numbers
 
 

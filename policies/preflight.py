@@ -94,7 +94,7 @@ def _named(side: Side, _: Side | None, terms: Terms) -> Cell:
     if named is None:
         return grey("no answer")
     if named == side.name:
-        return green(named)
+        return green("as asked")
     lines = f"{_on(terms, side)} {named}"
     if side.is_other:
         return red(named, f"{side.backend} answers a call of {side.name!r} with the model {named!r}.", lines)
@@ -175,7 +175,6 @@ def _context(side: Side, against: Side | None, terms: Terms) -> Cell:
 
 
 def _sampling(side: Side, against: Side | None, terms: Terms) -> Cell:
-    own = _defaults(side)
     varies = _varies(side)
     said = "not told" if varies is None else "varies" if varies else "as at temperature 0"
     if terms.is_greedy:
@@ -184,14 +183,19 @@ def _sampling(side: Side, against: Side | None, terms: Terms) -> Cell:
     if not lacking:
         return green("set")
     if against is None:
-        return green(f"{said}; {_values(own)}" if side.defaults else said)
+        return green(said)
     lines = f"# {_source(against)}\nmodels:\n  {terms.model}:\n    sampling: {{{_values(lacking)}}}"
-    why = f"A call without sampling parameters is sampled with each backend's own: {against.backend} {_values(_defaults(against))}"
-    return amber(said, f"{why}; {side.backend} {_values(own)}.", lines)
+    why = "A call without sampling parameters is sampled with each backend's own defaults: "
+    return amber(said, f"{why}{_told(against)}; {_told(side)}.", lines)
 
 
 def _defaults(side: Side) -> dict[str, float]:
     return dict(side.defaults) or DEFAULTS.get(side.kind, {})
+
+
+def _told(side: Side) -> str:
+    usually = "" if side.defaults else "usually "
+    return f"{side.backend} {usually}{_values(_defaults(side))}"
 
 
 def _source(side: Side) -> str:

@@ -66,6 +66,8 @@ def of_answers(check: Check, judge: JudgeHeard) -> Judge:
             return grey()
         if not heard.is_answer:
             return refusal(side, heard, against, base)
+        if base is not None and base.is_passed_over:
+            return judge(heard, None)  # such calls come here already
         if against is not None and base is not None and not base.is_answer:
             return amber("answers", f"{against.backend} refuses this call ({says(base)}), {side.backend} answers it.")
         return judge(heard, base)

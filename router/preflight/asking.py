@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from backends.dialects import context_tokens
 from backends.errors import BackendError, DeadlinePassed
 from backends.http import Limits
 from backends.inquiry import exact_prompt_tokens, props, said_name
@@ -28,6 +29,7 @@ from router.faults import CallFailed, Fault, bad_call
 from router.fleet import Fleet, LiveReplica
 from router.metrics import Metrics
 from router.monitor import Monitor
+from router.needs import needs_of
 from router.preflight.listener import Listener
 from router.preflight.questions import GREETING, Body, question, stop_word_of
 from router.preflight.reading import error_in, heard_stream, heard_whole
@@ -111,11 +113,13 @@ class Asking:
             return side
         server = well[0].server
         named = await self._named(well[0], name)
+        lists = [(replica.server.dialect, await replica.server.lists()) for replica in well]
+        found = [Listed(dialect.presence(bodies, name).value) for dialect, bodies in lists]
+        known = [tokens for _, bodies in lists if (tokens := context_tokens(bodies, name)) is not None]
         context, defaults = await props(server)
-        known = [tokens for r in well if (tokens := r.context_tokens.get(self.model)) is not None]
         return replace(
             side,
-            listed=await _listed(well, name),
+            listed=next(worst for worst in _WORST_FIRST if worst in found),
             said_name=named,
             is_other=bool(named and binding.is_same is not None and not binding.is_same(name, named)),
             context_tokens=min(known, default=context),
@@ -170,6 +174,7 @@ class Asking:
             prompt_bytes=body.size_bytes,
             user=body.user,
             messages=body.messages,
+            needs=needs_of("chat", body),
         )
         return Call(
             facts=facts,
@@ -182,16 +187,11 @@ class Asking:
         )
 
 
-async def _listed(replicas: list[LiveReplica], name: str) -> Listed:
-    """Whether they have the model: what the worst of them says."""
-    found = [Listed(r.server.dialect.presence(await r.server.lists(), name).value) for r in replicas]
-    return next(worst for worst in _WORST_FIRST if worst in found)
-
-
 def _refused(fault: Fault, call: Call | None) -> Heard:
     """The error as the application gets it; of one that is the router's summary, what happened stands in the trail."""
     said = call.trail[-1].said if fault.is_ours and call is not None and call.trail else ""
-    return Heard(fault.status, fault.code, _line(said or fault.message))
+    is_passed_over = call is not None and not call.attempts
+    return Heard(fault.status, fault.code, _line(said or fault.message), is_passed_over=is_passed_over)
 
 
 def _broken(body: bytes, call: Call | None) -> Heard:

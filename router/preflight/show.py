@@ -11,6 +11,7 @@ from typing import Any, Self
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -31,10 +32,13 @@ SUMMARY = {
 def table(findings: Findings) -> RenderableType:
     """The matrix, the reasons of what is not green, and a last line that says it all."""
     grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    grid.add_column(Text(findings.model))
-    grid.add_column("")
+    grid.add_column(Text(findings.model), overflow="fold")
+    grid.add_column("", overflow="fold")
     for index, side in enumerate(findings.sides):
-        grid.add_column(Text(f"{side.backend}{' (baseline)' if index == 0 and len(findings.sides) > 1 else ''}"))
+        grid.add_column(
+            overflow="fold",
+            header=Text(f"{side.backend}{' (baseline)' if index == 0 and len(findings.sides) > 1 else ''}"),
+        )
     group = ""
     for line in findings.lines:
         grid.add_row(Text("" if line.group == group else line.group), Text(line.name), *map(_shown, line.cells))
@@ -81,15 +85,25 @@ def _shown(cell: Cell) -> Text:
 
 
 def _reasons(findings: Findings) -> Iterator[RenderableType]:
+    """What is said of cells; rows with the same remedy, or the same reason, are said together."""
+    rows: dict[tuple[str, Colour, str], list[str]] = {}
+    cells: dict[tuple[str, Colour, str], Cell] = {}
     for line in findings.lines:
         for side, cell in zip(findings.sides, line.cells, strict=True):
             if cell.why:
-                yield Text.assemble(
-                    (cell.colour.value, STYLES[cell.colour]), f" {line.group}, {line.name}, {side.backend}: {cell.why}"
-                )
-                for fix in cell.fix.splitlines():
-                    yield Text(f"    {fix}", style="cyan")
+                key = (side.backend, cell.colour, cell.fix or cell.why)
+                rows.setdefault(key, []).append(f"{line.group}, {line.name}")
+                cells.setdefault(key, cell)
+    for key in sorted(rows, key=lambda key: key[1] is not Colour.RED):
+        yield from _reason(key[0], rows[key], cells[key])
     yield Text()
+
+
+def _reason(backend: str, rows: list[str], cell: Cell) -> Iterator[RenderableType]:
+    yield Text.assemble((cell.colour.value, STYLES[cell.colour]), f" {backend}: {'; '.join(rows)}")
+    yield Padding.indent(Text(cell.why), 4)
+    for line in cell.fix.splitlines():
+        yield Padding.indent(Text(line, style="cyan"), 6)
 
 
 class Watched:
