@@ -68,6 +68,13 @@ class ProtocolBroken(BackendError):
     """What came back is not an answer: bad framing, HTML, an empty stream, malformed JSON, a redirect."""
 
 
+class NotAccepted(BackendError):
+    """What came back is an answer, but none to what was asked: nothing at all, arguments that are no JSON, a schema not satisfied.
+
+    The message says which, and quotes nothing: the client gets it.
+    """
+
+
 class StreamBroken(BackendError):
     """The stream ended, stalled or turned into an error after content had been sent on to the client.
 

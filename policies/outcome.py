@@ -22,6 +22,7 @@ class OutcomeKind(StrEnum):
     ANSWER_TIMEOUT = "answer_timeout"
     FAILED = "failed"  # a 5xx, or an error inside a 200, before the commit
     PROTOCOL_BROKEN = "protocol_broken"
+    NOT_ACCEPTED = "not_accepted"  # no answer to what was asked: see policies.contract
     STREAM_BROKEN = "stream_broken"  # after the commit
     OTHER_MODEL = (
         "other_model"  # a whole answer, and the client has it, but by its own words of another model than asked for
@@ -62,6 +63,7 @@ _MEANING = {
     OutcomeKind.ANSWER_TIMEOUT: (True, True),
     OutcomeKind.FAILED: (True, True),
     OutcomeKind.PROTOCOL_BROKEN: (True, True),
+    OutcomeKind.NOT_ACCEPTED: (True, True),  # the model's doing or its engine's; one caller or prompt alone never ejects
     OutcomeKind.STREAM_BROKEN: (False, True),  # the client has seen content: a stream can be resumed, never tried again
     OutcomeKind.OTHER_MODEL: (False, True),  # nothing to try again: an answer beats none; yet nobody wants more of them
     OutcomeKind.DIVERGED: (False, False),  # chance in sampling, or another model; nothing that is wrong with the server

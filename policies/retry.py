@@ -7,6 +7,7 @@
 | refused, without or with a longer one    | on; with nobody left, no further: the client gets the wait to obey      |
 | no connection                            | on at once; with nobody left, no further: the client hears it at once   |
 | a broken protocol                        | on at once; with nobody left, again here after a jittered pause         |
+| an answer that is not accepted           | on at once; with nobody left, once more here after a jittered pause     |
 | a timeout, a wrong key, a missing model  | on at once; never again here: it was expensive, or it will not change   |
 | a prompt that is too long                | on at once: the next backend may take more                              |
 | the call's own fault, the client is gone | no further                                                              |
@@ -100,7 +101,7 @@ class Chance:
 
 # Kinds that are worth another attempt on the same backend, after a pause.
 _AGAIN_HERE = frozenset({OutcomeKind.FAILED})
-_AGAIN_HERE_IF_LAST = frozenset({OutcomeKind.FAILED, OutcomeKind.PROTOCOL_BROKEN})
+_AGAIN_HERE_IF_LAST = frozenset({OutcomeKind.FAILED, OutcomeKind.PROTOCOL_BROKEN, OutcomeKind.NOT_ACCEPTED})
 
 
 def next_step(outcome: Outcome, standing: Standing, rules: RetryRules, budget: RetryBudget, chance: Chance) -> NextStep:
@@ -134,6 +135,8 @@ def _again_here(outcome: Outcome, standing: Standing, rules: RetryRules, rng: ra
     """Another attempt on the same backend with its pause, or None where there should be none."""
     if standing.attempts_here >= rules.attempts_per_backend:
         return None
+    if outcome.kind is OutcomeKind.NOT_ACCEPTED and standing.attempts_here > 1:
+        return None  # each was a whole answer, paid for; what a model says twice it will say again
     if outcome.kind is OutcomeKind.REFUSED:
         if outcome.retry_after_s is not None:
             return _waited_out(outcome.retry_after_s, standing, rules)

@@ -12,6 +12,7 @@ from backends.errors import (
     DeadlinePassed,
     FirstTokenTimeout,
     KeyRefused,
+    NotAccepted,
     NotServed,
     Overflow,
     Refused,
@@ -132,6 +133,9 @@ def fault_of(error: BackendError) -> Fault:
             "backend_auth",
             may_retry=False,
         )
+    if isinstance(error, NotAccepted):
+        message = f"No backend gave an answer that could be accepted: {error}."
+        return Fault(502, message, "server_error", "answer_not_accepted", may_retry=False)
     if isinstance(error, NotServed):
         return _unavailable("The model is not available at the moment.")
     return _unavailable("The model's backends failed to answer.")

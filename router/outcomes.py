@@ -16,6 +16,7 @@ KINDS: dict[type[errors.BackendError], OutcomeKind] = {
     errors.AnswerTimeout: OutcomeKind.ANSWER_TIMEOUT,
     errors.Failed: OutcomeKind.FAILED,
     errors.ProtocolBroken: OutcomeKind.PROTOCOL_BROKEN,
+    errors.NotAccepted: OutcomeKind.NOT_ACCEPTED,
     errors.StreamBroken: OutcomeKind.STREAM_BROKEN,
     errors.Diverged: OutcomeKind.DIVERGED,
     errors.DeadlinePassed: OutcomeKind.DEADLINE,

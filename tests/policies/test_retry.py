@@ -74,6 +74,7 @@ TABLE: dict[OutcomeKind, tuple[tuple[Action, RetryReason], ...]] = {
     K.FAILED: (AGAIN, AT_ONCE, AGAIN, NOBODY),
     K.CONNECT_FAILED: (AT_ONCE, AT_ONCE, NOBODY, NOBODY),
     K.PROTOCOL_BROKEN: (AT_ONCE, AT_ONCE, AGAIN, NOBODY),
+    K.NOT_ACCEPTED: (AT_ONCE, AT_ONCE, AGAIN, NOBODY),
     K.REFUSED: (AT_ONCE, AT_ONCE, NOBODY, NOBODY),
     K.FIRST_TOKEN_TIMEOUT: (AT_ONCE, AT_ONCE, NOBODY, NOBODY),
     K.ANSWER_TIMEOUT: (AT_ONCE, AT_ONCE, NOBODY, NOBODY),
@@ -157,6 +158,12 @@ def test_one_attempt_on_each_backend_means_one() -> None:
     for outcome in (OUTCOMES[K.FAILED], OUTCOMES[K.CONNECT_FAILED], refused(0.5)):
         assert decide(outcome, FIRST, once).action is MOVE
         assert decide(outcome, LAST, once).action is STOP
+
+
+def test_an_answer_that_is_not_accepted_is_asked_for_once_more_however_many_attempts_there_are() -> None:
+    thrice = replace(RULES, attempts_per_backend=5)
+    assert decide(OUTCOMES[K.NOT_ACCEPTED], LAST, thrice).action is RETRY
+    assert decide(OUTCOMES[K.NOT_ACCEPTED], LAST_TWICE, thrice).action is STOP
 
 
 def test_pauses_are_fully_jittered_and_double_up_to_the_cap() -> None:

@@ -29,6 +29,7 @@ TOLD: list[tuple[BackendError, int, str, str | None, int | None, bool]] = [
     (errors.DeadlinePassed(SECRET), 504, "server_error", "timeout", None, False),
     (errors.Failed(SECRET, status=500), 503, "server_error", "backend_unavailable", 5, False),
     (errors.ProtocolBroken(SECRET), 503, "server_error", "backend_unavailable", 5, False),
+    (errors.NotAccepted("the model said nothing"), 502, "server_error", "answer_not_accepted", None, False),
     (errors.Diverged(SECRET), 503, "server_error", "backend_unavailable", 5, False),
     (errors.StreamBroken(SECRET), 503, "server_error", "backend_unavailable", 5, False),
     (errors.Rejected("x", status=422, body=b'{"error":{"message":"no"}}'), 422, "invalid_request_error", None, None, True),
