@@ -17,6 +17,23 @@ ABORT = "abort"  # vLLM's word for "the engine stopped working on this"; no valu
 _NO_VALUE = msgspec.Raw()  # the default of a field of any type: `Raw | None` takes nothing but null
 
 
+class Function(msgspec.Struct, gc=False):
+    """What a tool call calls. Some servers give the arguments as an object; the API says a string."""
+
+    name: str | None = None
+    arguments: str | dict[str, msgspec.Raw] | None = None
+
+
+class ToolCall(msgspec.Struct, gc=False):
+    """A tool call, or in a stream a piece of one."""
+
+    index: int | None = None
+    id: str | int | None = None
+    type: str | None = None
+    function: Function | None = None
+    custom: msgspec.Raw = _NO_VALUE
+
+
 class Delta(msgspec.Struct, gc=False):
     """What a chunk of a chat stream adds."""
 
@@ -24,22 +41,33 @@ class Delta(msgspec.Struct, gc=False):
     reasoning: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
-    tool_calls: list[msgspec.Raw] | None = None
+    tool_calls: list[ToolCall] | None = None
     function_call: msgspec.Raw = _NO_VALUE  # the form before tools
+    annotations: msgspec.Raw = _NO_VALUE
+    audio: msgspec.Raw = _NO_VALUE
+
+    @property
+    def thought(self) -> str | None:
+        """The reasoning, under whichever name; some servers say the same under both."""
+        return self.reasoning or self.reasoning_content
 
 
-class _Choice(msgspec.Struct, gc=False):
+class Choice(msgspec.Struct, gc=False):
+    """One of `n` answers, or in a stream what a chunk adds to it."""
+
     index: int = 0
     delta: Delta | None = None
     text: str | None = None
     finish_reason: str | None = None
+    logprobs: msgspec.Raw = _NO_VALUE
 
 
 class Chunk(msgspec.Struct, gc=False):
     """One event of a stream of chat completions or completions."""
 
     model: str | None = None
-    choices: list[_Choice] | None = None
+    choices: list[Choice] | None = None
+    usage: msgspec.Raw = _NO_VALUE
     error: msgspec.Raw = _NO_VALUE
 
     @property
@@ -57,7 +85,7 @@ class Chunk(msgspec.Struct, gc=False):
         for choice in self.choices or ():
             delta = choice.delta
             if delta is not None and (
-                delta.tool_calls or delta.refusal or isinstance(delta.content, list) or _is_there(delta.function_call)
+                delta.tool_calls or delta.refusal or isinstance(delta.content, list) or has_value(delta.function_call)
             ):
                 return True
         return False
@@ -99,30 +127,70 @@ def _says_something(delta: Delta) -> bool:
         or delta.reasoning
         or delta.reasoning_content
         or delta.tool_calls
-        or _is_there(delta.function_call)
+        or has_value(delta.function_call)
         or delta.refusal
     )
 
 
-class _WholeChoice(msgspec.Struct, gc=False):
+class Message(msgspec.Struct, gc=False):
+    """A whole message of a chat, nothing of it parsed that may be long."""
+
+    content: msgspec.Raw = _NO_VALUE
+    reasoning: msgspec.Raw = _NO_VALUE
+    reasoning_content: msgspec.Raw = _NO_VALUE
+    refusal: msgspec.Raw = _NO_VALUE
+    annotations: msgspec.Raw = _NO_VALUE
+    audio: msgspec.Raw = _NO_VALUE
+    tool_calls: list[ToolCall] | None = None
+    function_call: msgspec.Raw = _NO_VALUE
+
+
+class WholeChoice(msgspec.Struct, gc=False):
+    """One of the `n` answers of a whole one."""
+
+    index: int = 0
+    message: Message | None = None
+    text: msgspec.Raw = _NO_VALUE
+    logprobs: msgspec.Raw = _NO_VALUE
     finish_reason: str | None = None
 
 
-class _Whole(msgspec.Struct, gc=False):
+class Embedding(msgspec.Struct, gc=False):
+    """One vector: a list of numbers, or base64."""
+
+    embedding: msgspec.Raw
+    index: int | None = None
+
+
+class Whole(msgspec.Struct, gc=False):
+    """A whole answer of chat completions, completions or embeddings."""
+
     model: str | None = None
-    choices: list[_WholeChoice] | None = None
-    data: list[msgspec.Raw] | None = None
+    choices: list[WholeChoice] | None = None
+    data: list[Embedding] | None = None
+    usage: msgspec.Raw = _NO_VALUE
     error: msgspec.Raw = _NO_VALUE
 
 
+class _Named(msgspec.Struct, gc=False):
+    model: str | None = None
+    error: msgspec.Raw = _NO_VALUE
+
+
+def has_value(value: msgspec.Raw) -> bool:
+    """Whether a field of any type has a value other than null and the empty ones."""
+    raw = memoryview(value)
+    return len(raw) > 4 or bytes(raw) not in _EMPTY
+
+
 def _is_there(value: msgspec.Raw) -> bool:
-    """Whether a field of any type has a value other than null."""
     return bool(value) and bytes(value) != b"null"
 
 
+_EMPTY = (b"", b"null", b'""', b"[]", b"{}")
 _CHUNK = msgspec.json.Decoder(Chunk)
-_WHOLE = msgspec.json.Decoder(_Whole)
-_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_WHOLE = msgspec.json.Decoder(Whole)
+_NAMED = msgspec.json.Decoder(_Named)
 
 
 def read_chunk(data: bytes) -> Chunk:
@@ -138,68 +206,41 @@ def read_chunk(data: bytes) -> Chunk:
     return chunk
 
 
-def check_whole(kind: str, body: bytes) -> str | None:
-    """The `model` that a whole answer of `kind` names. Raises BackendError where the body is no answer."""
+def read_whole(kind: str, body: bytes) -> Whole:
+    """A whole answer of one of the three kinds. Raises BackendError where the body is none."""
     try:
         whole = _WHOLE.decode(body)
+        if not body.isascii():
+            str(body, "utf-8")  # what is kept raw was not looked at
     except MALFORMED as exc:
         raise ProtocolBroken(f"the answer is not the JSON of a {kind} answer: {exc}") from exc
     if _is_there(whole.error):
         raise fault_of_error(body)
-    if kind in ("chat", "completions"):
-        if not whole.choices:
-            raise ProtocolBroken("the answer has no choices")
-        if any(choice.finish_reason == ABORT for choice in whole.choices):
-            raise Failed("the engine aborted the answer")
-    elif kind == "embeddings" and not whole.data:
-        raise ProtocolBroken("the answer has no embeddings")
-    return whole.model
+    if kind == "embeddings":
+        if not whole.data:
+            raise ProtocolBroken("the answer has no embeddings")
+    elif not whole.choices:
+        raise ProtocolBroken("the answer has no choices")
+    elif any(choice.finish_reason == ABORT for choice in whole.choices):
+        raise Failed("the engine aborted the answer")
+    return whole
 
 
-class Renaming:
-    """Puts the name that the client asked for in the place of the backend's own, in chunks and in whole bodies.
-
-    `"model":"x"` as raw bytes cannot stand inside a JSON string (its quotes would be escaped), and with no second brace before it
-    it belongs to the top level, so the bytes may be replaced without parsing. Where the backend writes it otherwise (spaces,
-    escapes, after a nested object, which may have a `model` of its own), the top level is parsed and written again.
-
-    `strayed` is the last name that a backend said and that is neither, "" where there was none.
-    """
-
-    __slots__ = ("_backends_name", "_new", "_old", "name", "strayed")
-
-    def __init__(self, backends_name: str, name: str):
-        self.name = name
-        self._backends_name = backends_name
-        self._old = b'"model":%b' % msgspec.json.encode(backends_name)
-        self._new = b'"model":%b' % msgspec.json.encode(name)
-        self.strayed = ""
-
-    def copy(self) -> Renaming:
-        """One of its own for an attempt, so that what strayed is this attempt's."""
-        twin = Renaming.__new__(Renaming)
-        twin.name, twin._backends_name, twin._old, twin._new = self.name, self._backends_name, self._old, self._new
-        twin.strayed = ""
-        return twin
-
-    def apply(self, data: bytes, said: str | None) -> bytes:
-        """`data` with the client's name; `said` is the model that the backend named in it."""
-        if said is None or said == self.name:
-            return data
-        start = -1
-        if said == self._backends_name:
-            start = data.find(self._old)
-        else:
-            self.strayed = said
-        if start >= 0 and data.count(b"{", 0, start) == 1:
-            return b"%b%b%b" % (data[:start], self._new, data[start + len(self._old) :])
-        fields = _OBJECT.decode(data)
-        fields["model"] = msgspec.Raw(msgspec.json.encode(self.name))
-        return msgspec.json.encode(fields)
+def check_whole(kind: str, body: bytes) -> str | None:
+    """The `model` that a whole answer of any kind names. Raises BackendError where the body is no answer."""
+    if kind in ("chat", "completions", "embeddings"):
+        return read_whole(kind, body).model
+    try:
+        named = _NAMED.decode(body)
+    except MALFORMED as exc:
+        raise ProtocolBroken(f"the answer is not the JSON of a {kind} answer: {exc}") from exc
+    if _is_there(named.error):
+        raise fault_of_error(body)
+    return named.model
 
 
-# The inside of a JSON string as engines write one: letters of any language, and escapes of one letter.
-_LETTERS = rb'(?:[^"\\\x00-\x1f\x7f]++|\\["\\/bfnrt])++'
+# The inside of a JSON string as engines write one, and as it is written again: letters of any language, and escapes of one letter.
+_LETTERS = rb'(?:[^"\\\x00-\x1f\x7f]++|\\["\\bfnrt])++'
 _TEXT = re.compile(rb'"(content|reasoning|reasoning_content|text)":"(' + _LETTERS + rb')"')
 _ONE_EVENT = re.compile(rb"data:[^\r\n]*(?:\n\n|\r\n\r\n)")
 _WHOLE_TEXT = re.compile(_LETTERS)
@@ -253,7 +294,13 @@ class ChunkShape:
     def learn(self, event: bytes, renamed: bytes) -> bool:
         """Remember the shape of one whole event with content, whose form for the client is `renamed`; whether there is one."""
         old, new = _TEXT.search(event), _TEXT.search(renamed)
-        if old is None or new is None or len(_TEXT.findall(event)) != 1 or len(_TEXT.findall(renamed)) != 1:
+        if (
+            old is None
+            or new is None
+            or old[2] != new[2]
+            or len(_TEXT.findall(event)) != 1
+            or len(_TEXT.findall(renamed)) != 1
+        ):
             return False
         if _ONE_EVENT.fullmatch(event) is None:
             return False

@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from backends.answers import Renaming
+from backends.canonical import Canonical
+from backends.canonical_forms import Answer
 from backends.errors import AnswerTimeout, BackendError, DeadlinePassed, FirstTokenTimeout, Refused
 from backends.exchange import Exchange
 from backends.http import Keep, Limits, Outgoing
@@ -19,6 +20,7 @@ from router.client import Client
 from router.fleet import Binding, LiveModel, LiveReplica
 from router.gate import Gate, GateFull
 from router.outcomes import outcome_of
+from router.reading import CallBody
 from router.record import Recorder
 from router.relay import PassRelay, StreamLimits, StreamRelay, read_answer, read_passed
 
@@ -45,7 +47,7 @@ class Attempt:
     recorder: Recorder
     race: Racing | None = None
     kept: Exchange | None = None
-    renaming: Renaming = field(init=False)
+    canonical: Canonical = field(init=False)
     answered_as: str = field(init=False, default="")  # the model that the backend names, where it is another
 
     async def run(self) -> None:
@@ -137,16 +139,29 @@ class Attempt:
         """Take the answer from the replica and send all of it but the last piece, which is returned."""
         call, binding = self.call, self.binding
         call.attempts += 1
-        self.renaming = binding.renaming if binding.is_same is None else binding.renaming.copy()
+        canonical = self.canonical = self._canonical()
         outgoing = Outgoing(call.path, call.body.write(binding.name), call.content_type, call.request_id)
         async with replica.server.open(outgoing, self._limits(started_s), self._keep()) as reply:
             if call.facts.kind == "pass":
                 return await self._pass(reply, replica, started_s)
             if call.facts.stream:
                 return await self._stream(reply, replica, started_s)
-            body = await read_answer(reply, call.facts.kind, self.renaming)
+            body = await read_answer(reply, call.facts.kind, canonical)
             self._first_content(replica, started_s)
             return self._whole(200, _JSON, body)
+
+    def _canonical(self) -> Canonical:
+        """What this attempt's answer goes through. Whatever an attempt before it was told of tokens is not this one's."""
+        call, answer = self.call, self.call.answer
+        if answer is None:
+            body = call.body
+            answer = call.answer = Answer(
+                call.facts.kind,
+                wants_usage=isinstance(body, CallBody) and body.wants_usage,
+                one_tool_only=isinstance(body, CallBody) and body.one_tool_only,
+            )
+        answer.usage = None
+        return self.binding.naming.begin(answer)
 
     def _whole(self, status: int, content_type: bytes, body: bytes) -> bytes:
         self.client.begin(status, [*self._headers(content_type), (b"content-length", b"%d" % len(body))])
@@ -155,10 +170,13 @@ class Attempt:
     async def _stream(self, reply: Exchange, replica: LiveReplica, started_s: float) -> bytes:
         transcript = Transcript() if self.model.resume.by else None
         limits = self._stream_limits(started_s)
-        relay = StreamRelay(reply, self.client, self.renaming, limits, transcript)
+        canonical = self.canonical
+        canonical.begin_stream(self.call.facts.kind)
+        relay = StreamRelay(reply, self.client, canonical, limits, transcript)
         await relay.until_content()
         if self.race is not None:
             self.race.commit(self)
+        canonical.answer.head = canonical.head
         self.call.transcript = transcript
         self._first_content(replica, started_s)
         self.client.begin(200, self._headers(_EVENTS))
@@ -168,7 +186,7 @@ class Attempt:
     async def _pass(self, reply: Exchange, replica: LiveReplica, started_s: float) -> bytes:
         content_type = reply.headers.get("content-type", "application/octet-stream").encode("latin-1")
         if content_type.lower().startswith(_JSON):
-            body = await read_passed(reply, self.renaming)
+            body = await read_passed(reply, self.canonical)
             self._first_content(replica, started_s)
             return self._whole(reply.status, content_type, body)
         self._first_content(replica, started_s)
@@ -202,7 +220,7 @@ class Attempt:
     def _first_content(self, replica: LiveReplica, started_s: float) -> None:
         now_s = asyncio.get_running_loop().time()
         self.call.first_s = now_s
-        binding, said = self.binding, self.renaming.strayed
+        binding, said = self.binding, self.canonical.strayed
         if said and binding.is_same is not None and not binding.is_same(binding.plain_name, said):
             self.answered_as = replica.server.shown(said)
         else:

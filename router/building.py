@@ -10,7 +10,7 @@ from ipaddress import ip_network
 
 import msgspec
 
-from backends.answers import Renaming
+from backends.canonical import Naming
 from backends.dialects import DIALECTS
 from backends.http import replica_at
 from backends.leftovers import Leftovers
@@ -154,11 +154,10 @@ def _binding(name: str, config: Config, backend: LiveBackend) -> Binding:
         times.ping_after_s,
     )
     shown = on if model.report_model == "backend" else name
-    renaming = Renaming(on, shown)
     return Binding(
         backend,
         msgspec.json.encode(on),
-        renaming,
+        Naming(on, shown),
         limits,
         on_backend.same_model,
         on_backend.continues,

@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 
+from backends.canonical_forms import Answer
 from backends.transcript import Transcript
+from backends.usage import Usage
 from policies.admission import Priority
 from policies.choose import Candidate
 from policies.facts import CallFacts
@@ -51,6 +53,12 @@ class Call(msgspec.Struct):
     candidates: tuple[Candidate, ...] = ()
     trail: list[AttemptNote] = msgspec.field(default_factory=list)
     transcript: Transcript | None = None
+    answer: Answer | None = None  # from the first attempt on
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens that the answer took, as far as its backend has said."""
+        return None if self.answer is None else self.answer.usage
 
 
 class HeaderView(Mapping[str, str]):

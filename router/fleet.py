@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from backends.answers import Renaming
+from backends.canonical import Naming
 from backends.http import Replica
 from backends.leftovers import Leftovers
 from policies.balance import Bias, Load, fairest, least_busy
@@ -170,7 +170,7 @@ class Binding:
 
     backend: LiveBackend
     name: bytes
-    renaming: Renaming
+    naming: Naming
     limits: AttemptLimits
     same_model: bool = True
     continues: str = "auto"

@@ -20,11 +20,12 @@ from abc import ABC, abstractmethod
 
 import msgspec
 
-from backends.answers import Chunk, ChunkShape, Ends, Renaming, check_whole, read_chunk
+from backends.answers import Chunk, ChunkShape, Ends, read_chunk
+from backends.canonical import Canonical
 from backends.errors import AnswerTimeout, BackendError, DeadlinePassed, ProtocolBroken, StreamBroken
 from backends.exchange import Exchange
 from backends.faults import fault_of_error
-from backends.sse import Event, SseDecoder, encode
+from backends.sse import Event, SseDecoder
 from backends.transcript import MAX_KEPT_BYTES, Transcript
 from router.client import Client
 
@@ -34,7 +35,6 @@ MAX_LESSONS = (
     8  # a stream goes from reasoning to content and back a few times; one whose shape never settles is read in full
 )
 DONE = b"[DONE]"
-DONE_EVENT = b"data: [DONE]\n\n"
 _EVENT_STREAM = "text/event-stream"
 AFTER_DONE_S = 1.0  # what ends the framing comes with [DONE] or right after it; a client need not wait longer for what says nothing
 
@@ -83,12 +83,12 @@ class StreamRelay(_Relay):
     """One stream of chat completions or completions on its way to the client."""
 
     __slots__ = (
+        "_canonical",
         "_decoder",
         "_ends",
         "_held",
         "_held_bytes",
         "_lessons",
-        "_renaming",
         "_shape",
         "_transcript",
         "first_s",
@@ -99,13 +99,13 @@ class StreamRelay(_Relay):
         self,
         reply: Exchange,
         client: Client,
-        renaming: Renaming,
+        canonical: Canonical,
         limits: StreamLimits,
         transcript: Transcript | None = None,
     ):
-        """`transcript` is where the stream is kept for the case that it breaks; None where it would not be resumed."""
+        """`canonical` has begun the stream. `transcript` keeps it for the case that it breaks; None where it would not be resumed."""
         super().__init__(reply, client, limits)
-        self._renaming = renaming
+        self._canonical = canonical
         self._transcript = transcript
         self._decoder = SseDecoder()
         self._ends = Ends()
@@ -150,7 +150,7 @@ class StreamRelay(_Relay):
         if self.is_done:
             await self._framings_end()
         else:
-            client.write(DONE_EVENT)
+            client.write(self._canonical.answer.ending())
 
     async def _framings_end(self) -> None:
         """Everything was said: whether the message ends well only decides over the connection's further use."""
@@ -170,7 +170,7 @@ class StreamRelay(_Relay):
             has_content = self._take(event, self._held) or has_content
         if has_content:
             self.first_s = self._loop.time()
-            if is_whole:
+            if is_whole and self._held:
                 self._learn(data, self._held[-1])
         return has_content
 
@@ -186,7 +186,7 @@ class StreamRelay(_Relay):
                 self._reply.limit_s = self._next_limit_s()
             if out:
                 self._client.write(out[0] if len(out) == 1 else b"".join(out))
-        if has_content and is_whole:
+        if has_content and is_whole and out:
             self._learn(data, out[-1])
         self._offer_tap()
         return self.is_done
@@ -227,19 +227,17 @@ class StreamRelay(_Relay):
             if not self._ends.are_all_seen:  # vLLM says so after an error too; no client may take it for an end
                 raise ProtocolBroken("the stream said [DONE] without a finish_reason")
             self.is_done = True
-            out.append(DONE_EVENT)
+            out.append(self._canonical.answer.ending())
             return False
         if event.type == b"error":
             raise fault_of_error(data)
-        chunk = read_chunk(data)
-        return self._take_chunk(chunk, event, out)
+        return self._take_chunk(read_chunk(data), out)
 
-    def _take_chunk(self, chunk: Chunk, event: Event, out: list[bytes]) -> bool:
-        data = self._renaming.apply(event.data, chunk.model)
+    def _take_chunk(self, chunk: Chunk, out: list[bytes]) -> bool:
         self._ends.see(chunk)
+        self._canonical.put(chunk, out)
         if self._transcript is not None:
-            self._transcript.see(chunk, data)
-        out.append(encode(event.type, data))
+            self._transcript.see(chunk)
         return chunk.has_content
 
     # -- inside --------------------------------------------------------------------------------------
@@ -262,7 +260,7 @@ class _Passed(msgspec.Struct, gc=False):
 _PASSED = msgspec.json.Decoder(_Passed)
 
 
-async def read_passed(reply: Exchange, renaming: Renaming) -> bytes:
+async def read_passed(reply: Exchange, canonical: Canonical) -> bytes:
     """A whole JSON answer of any shape, with the client's name for the model where it names one. Raises what an error inside says."""
     body = await reply.read(MAX_ANSWER_BYTES)
     try:
@@ -271,13 +269,12 @@ async def read_passed(reply: Exchange, renaming: Renaming) -> bytes:
         return body  # a list, or a field of another type than elsewhere
     if passed.error and bytes(passed.error) != b"null":
         raise fault_of_error(body)
-    return renaming.apply(body, passed.model)
+    return canonical.renamed(body, passed.model)
 
 
-async def read_answer(reply: Exchange, kind: str, renaming: Renaming) -> bytes:
-    """A whole JSON answer in the client's terms. Raises BackendError where it is none: the call may still move."""
-    body = await reply.read(MAX_ANSWER_BYTES)
-    return renaming.apply(body, check_whole(kind, body))
+async def read_answer(reply: Exchange, kind: str, canonical: Canonical) -> bytes:
+    """A whole JSON answer in the form that clients get. Raises BackendError where it is none: the call may still move."""
+    return canonical.whole(kind, await reply.read(MAX_ANSWER_BYTES))
 
 
 class PassRelay(_Relay):

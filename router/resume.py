@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from backends.canonical_forms import DONE_EVENT
 from backends.continuing import Fields, chat_left_open, harmony_left_open, harmony_prompt, prompt_left_open
 from backends.errors import BackendError, DeadlinePassed, StreamBroken
 from backends.http import Limits, Outgoing
@@ -25,7 +26,6 @@ from router.fleet import Binding, LiveModel, LiveReplica
 from router.outcomes import kind_of
 from router.reading import CallBody
 from router.record import Recorder
-from router.relay import DONE_EVENT
 from router.resumed import ResumedRelay
 from router.skills import skill_of
 
@@ -81,7 +81,8 @@ class Resumption:
 
     async def _end_whole(self) -> None:
         """Only what says nothing was missing."""
-        self._client.write(DONE_EVENT)
+        answer = self._call.answer
+        self._client.write(DONE_EVENT if answer is None else answer.ending())
         await self._client.finish()
 
     async def _decide(self, said: Said, body: CallBody) -> tuple[ResumeStep, Skill]:
@@ -190,11 +191,21 @@ class ResumeAttempt(Attempt):
         assert transcript is not None, "a call without a transcript is not resumed"
         call.attempts += 1
         limits = self._limits(started_s)
-        outgoing, merging = await self._asking(replica, limits)
+        outgoing, counted = await self._asking(replica, limits)
+        is_chat = call.facts.kind == "chat"
+        merging = Merging(self.said, is_continued=self.way is Way.CONTINUE, is_chat=is_chat)
+        canonical = self._canonical()
+        canonical.carry_on(call.facts.kind, counted.add_up)
         async with replica.server.open(outgoing, limits, self._keep()) as reply:
             stream_limits = self._stream_limits(started_s)
             relay = ResumedRelay(
-                reply, self.client, merging, stream_limits, transcript=transcript, is_asked=self._is_asked
+                reply,
+                self.client,
+                canonical,
+                stream_limits,
+                merging=merging,
+                transcript=transcript,
+                is_asked=self._is_asked,
             )
             await relay.until_content()
             self.recorder.heard(self.model, replica, started_s, asyncio.get_running_loop().time())
@@ -208,7 +219,7 @@ class ResumeAttempt(Attempt):
         binding = self.binding
         return binding.is_same is None or said == binding.plain_name or binding.is_same(binding.plain_name, said)
 
-    async def _asking(self, replica: LiveReplica, limits: Limits) -> tuple[Outgoing, Merging]:
+    async def _asking(self, replica: LiveReplica, limits: Limits) -> tuple[Outgoing, Counted]:
         call, said = self.call, self.said
         is_chat = call.facts.kind == "chat"
         path, counted = call.path, Counted()
@@ -221,12 +232,11 @@ class ResumeAttempt(Attempt):
         elif self.way is Way.CONTINUE:
             fields = chat_left_open(fields, said) if is_chat else prompt_left_open(fields, said)
             counted = Counted(said.deltas, said.reasoning_deltas)
-        merging = Merging(said, counted, is_continued=self.way is Way.CONTINUE, is_chat=is_chat)
         if self.way is Way.ALIGN:
             body = call.body.write(self.binding.name)
         else:
             body = (msgspec.json.encode(fields | {"model": msgspec.Raw(self.binding.name)}),)
-        return Outgoing(path, body, call.content_type, call.request_id), merging
+        return Outgoing(path, body, call.content_type, call.request_id), counted
 
     def _note(self, kind: OutcomeKind, said: str, took_s: float, replica: str = "") -> None:
         self.call.trail.append(AttemptNote(self.binding.backend.name, kind, said, took_s, replica, self.way.value))

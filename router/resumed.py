@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from backends.answers import Chunk, Renaming, read_chunk
+from backends.answers import Chunk
+from backends.canonical import Canonical
 from backends.errors import Diverged
 from backends.exchange import Exchange
 from backends.merging import Merging
-from backends.sse import Event, encode
 from backends.transcript import Transcript
 from router.client import Client
 from router.relay import StreamLimits, StreamRelay
-
-_NAMED_ALREADY = Renaming("", "")  # what is merged has the first stream's model
 
 
 class ResumedRelay(StreamRelay):
@@ -28,43 +26,41 @@ class ResumedRelay(StreamRelay):
         self,
         reply: Exchange,
         client: Client,
-        merging: Merging,
+        canonical: Canonical,
         limits: StreamLimits,
         *,
+        merging: Merging,
         transcript: Transcript,
         is_asked: Callable[[str], bool],
     ):
-        """`is_asked`: whether an answer that names this model is of the one that the stream is of."""
-        super().__init__(reply, client, _NAMED_ALREADY, limits, transcript)
+        """`canonical` carries the stream on. `is_asked`: whether an answer that names this model is of the one that the stream is of."""
+        super().__init__(reply, client, canonical, limits, transcript)
         self._merging = merging
         self._is_asked = is_asked
-        self._unsent: list[tuple[Chunk, bytes]] | None = []  # held back; the transcript is of what was sent
+        self._unsent: list[Chunk] | None = []  # held back; the transcript is of what was sent
 
     async def to_the_end(self) -> None:
-        for chunk, data in self._unsent or ():
-            self._keep(chunk, data)
+        for chunk in self._unsent or ():
+            self._keep(chunk)
         self._unsent = None
         await super().to_the_end()
 
-    def _take_chunk(self, chunk: Chunk, event: Event, out: list[bytes]) -> bool:
+    def _take_chunk(self, chunk: Chunk, out: list[bytes]) -> bool:
         if chunk.model and not self._is_asked(chunk.model):
             raise Diverged("it answers as another model")
         merging = self._merging
-        data = merging.take(event.data)
+        new = merging.take(chunk)
         self._ends.see(chunk)
         if merging.has_heard:
             self._held_bytes = 0
             self._reply.set_limit(self._next_limit_s(), self._late)
-        if data is None:
-            return False
-        sent = read_chunk(data)
+        self._canonical.put(new, out)
         if self._unsent is None:
-            self._keep(sent, data)
+            self._keep(new)
         else:
-            self._unsent.append((sent, data))
-        out.append(encode(b"", data))
+            self._unsent.append(new)
         return merging.has_new
 
-    def _keep(self, chunk: Chunk, data: bytes) -> None:
+    def _keep(self, chunk: Chunk) -> None:
         if self._transcript is not None:
-            self._transcript.see(chunk, data)
+            self._transcript.see(chunk)

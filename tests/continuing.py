@@ -79,6 +79,17 @@ def text_event(text: str, finish_reason: str | None = None, model: str = "m") ->
     return b"data: %b\n\n" % json.dumps(body, separators=(",", ":")).encode()
 
 
+def usage_of(prompt: int, completion: int, *, cached: int = 0, reasoning: int = 0) -> dict[str, Any]:
+    """A usage as clients get it."""
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+    }
+
+
 def usage_event(prompt: int, completion: int, **details: Any) -> bytes:
     """The last event of a stream whose client asked for its usage."""
     usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion, **details}

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from backends.answers import ChunkShape, Renaming, check_whole, read_chunk
-from backends.errors import BackendError, Failed, NotServed, Overflow, ProtocolBroken, Refused, Rejected
-from backends.sse import SseDecoder, encode
+from backends.answers import ChunkShape, check_whole, read_chunk
+from backends.canonical import Naming
+from backends.canonical_forms import Answer
+from backends.errors import BackendError, Failed, NotServed, Overflow, ProtocolBroken, Refused, Rejected, RouteMissing
+from backends.sse import SseDecoder
 from tests.upstream import chunked, event
 
 
@@ -77,7 +79,7 @@ NOT_A_CHUNK: list[tuple[str, bytes, type[BackendError]]] = [
     ("an abort with text", compact({"choices": [{"text": "a", "finish_reason": "abort"}]}), Failed),
     ("one of two choices aborted", compact({"choices": [{"finish_reason": "stop"}, {"finish_reason": "abort"}]}), Failed),
     ("an error without a code", b'{"error":{"message":"Compute error."},"message":"Compute error."}', Failed),
-    ("an error that is a string", b'{"error":"Unexpected endpoint or method. (POST /x)"}', NotServed),
+    ("an error that is a string", b'{"error":"Unexpected endpoint or method. (POST /x)"}', RouteMissing),
     ("an error with a code", b'{"error":{"message":"busy","code":503}}', Refused),
     ("the call's own fault", b'{"error":{"message":"logprobs","type":"BadRequestError","code":400}}', Rejected),
     ("a prompt that is too long", b'{"error":{"message":"Input does not fit in context length. The input has 3"}}', Overflow),
@@ -107,7 +109,7 @@ WHOLE: list[tuple[str, str, bytes, type[BackendError] | str | None]] = [
     ("an error", "chat", b'{"error":{"message":"dead","code":500}}', Failed),
     ("an error instead of embeddings", "embeddings", b'{"error":"No models loaded"}', NotServed),
     ("an error instead of a message", "messages", b'{"type":"error","error":{"type":"overloaded_error","message":"x"}}', Refused),
-    ("LM Studio's 200 to an unknown path", "responses", b'{"error":"Unexpected endpoint or method. (POST /v1/responses)"}', NotServed),
+    ("LM Studio's 200 to an unknown path", "responses", b'{"error":"Unexpected endpoint or method. (POST /v1/responses)"}', RouteMissing),
     ("HTML", "chat", b"<html></html>", ProtocolBroken),
     ("nothing", "responses", b"", ProtocolBroken),
     ("nesting without end", "chat", b'{"x":' + b'{"a":' * 200_000, ProtocolBroken),
@@ -140,75 +142,23 @@ def test_nothing_that_is_read_raises_anything_but_a_backend_error(data: bytes) -
         check_whole("chat", data)
 
 
-# -- the client's name for the model -----------------------------------------------------------------
-
-RENAMED: list[tuple[str, bytes, bytes]] = [
-    ("before everything else", b'{"model":"real","id":"1"}', b'{"model":"jane","id":"1"}'),
-    ("behind plain fields, the rest untouched", b'{"id":"1","model":"real","x": [1,  2]}', b'{"id":"1","model":"jane","x": [1,  2]}'),
-    ("with a space", b'{"id":"1", "model": "real"}', b'{"id":"1","model":"jane"}'),
-    ("with an escape", b'{"model":"re\\u0061l"}', b'{"model":"jane"}'),
-    ("inside a string", b'{"text":"\\"model\\":\\"real\\"","model":"real"}', b'{"text":"\\"model\\":\\"real\\"","model":"jane"}'),
-    ("behind a string with a brace", b'{"text":"{","model":"real"}', b'{"text":"{","model":"jane"}'),
-    ("nested, before", b'{"metadata":{"model":"real"},"model":"real"}', b'{"metadata":{"model":"real"},"model":"jane"}'),
-    ("nested, after", b'{"model":"real","metadata":{"model":"real"}}', b'{"model":"jane","metadata":{"model":"real"}}'),
-    ("nested, before one with a space", b'{"metadata":{"model":"real"},"model": "real"}', b'{"metadata":{"model":"real"},"model":"jane"}'),
-    ("nested, after one with a space", b'{"model": "real","x":{"model":"real"}}', b'{"model":"jane","x":{"model":"real"}}'),
-    ("in a list of objects before", b'{"tools":[{"model":"real"}],"model":"real"}', b'{"tools":[{"model":"real"}],"model":"jane"}'),
-    ("nested only, the top says another", b'{"model":"loaded","x":{"model":"real"}}', b'{"model":"jane","x":{"model":"real"}}'),
-    ("another one than was asked", b'{"model":"loaded:2","id":"1"}', b'{"model":"jane","id":"1"}'),
-    ("the client's own already", b'{"model": "jane"}', b'{"model": "jane"}'),
-    ("twice, of which the last counts", b'{"model":"real","model":"other"}', b'{"model":"jane"}'),
-    ("nowhere", b'{"id": "1"}', b'{"id": "1"}'),
-    ("null", b'{"model": null}', b'{"model": null}'),
-    ("llama-server's order", b'{"choices":[{"delta":{}}],"model":"real"}', b'{"choices":[{"delta":{}}],"model":"jane"}'),
-    ("as the end of a longer name", b'{"base_model":"real","model":"real"}', b'{"base_model":"real","model":"jane"}'),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("data", "expected"), [row[1:] for row in RENAMED], ids=[row[0] for row in RENAMED])
-def test_the_model_of_the_top_level_and_no_other_is_renamed(data: bytes, expected: bytes) -> None:
-    assert Renaming("real", "jane").apply(data, read_chunk(data).model) == expected
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-99, 99) | st.sampled_from(["real", "jane", 'a"model":"real"', "{", "é"]),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["model", "a", "{"]), inner, max_size=3)
-    ),
-    max_leaves=12,
-)
-
-
-@given(
-    before=st.dictionaries(st.sampled_from(["a", "b", "metadata"]), JSON),
-    model=st.sampled_from(["real", "other", "jane", "r\u00e9al"]),
-    after=st.dictionaries(st.sampled_from(["x", "y"]), JSON),
-    separators=st.sampled_from([(",", ":"), (", ", ": ")]),
-)
-def test_renaming_changes_one_field_and_nothing_else(
-    before: dict[str, Any], model: str, after: dict[str, Any], separators: tuple[str, str]
-) -> None:
-    fields = {**before, "model": model, **after}
-    for ascii_only in (True, False):
-        data = json.dumps(fields, separators=separators, ensure_ascii=ascii_only).encode()
-        renamed = Renaming("real", 'ja"né').apply(data, read_chunk(data).model)
-        assert json.loads(renamed) == {**fields, "model": 'ja"né'}
-
-
 # -- the shape of a stream's chunks --------------------------------------------------------------------
 
 
 def both_ways(learned: bytes, read: bytes) -> tuple[bytes, bytes] | None:
     """What a client gets of `read` by the shape of `learned`, and by reading in full; None where the shape does not take it."""
-    renaming, shape = Renaming("m", "jané"), ChunkShape()
+    shape = ChunkShape()
+    canonical = Naming("m", "jané").begin(Answer("chat", wants_usage=False, one_tool_only=False))
+    canonical.begin_stream("chat")
+    canonical.put(read_chunk(b'{"choices":[{"delta":{"role":"assistant"}}]}'), [])
 
     def in_full(raw: bytes) -> bytes:
-        decoder, out = SseDecoder(), []
+        decoder, out = SseDecoder(), list[bytes]()
         decoder.feed(b"\n")
         for one in decoder.feed(raw):
             chunk = read_chunk(one.data)
             assert chunk.has_content and chunk.finish_reason is None
-            out.append(encode(one.type, renaming.apply(one.data, chunk.model)))
+            canonical.put(chunk, out)
         return b"".join(out)
 
     if not shape.learn(learned, in_full(learned)):
@@ -290,16 +240,17 @@ def test_what_holds_more_than_one_plain_text_in_one_event_teaches_nothing(learne
 
 
 @pytest.mark.parametrize(
-    "learned",
+    ("event", "sent"),
     [
-        b'data: {"model": "m", "text": "top","choices":[{"delta":{"content":"a"}}]}\n\n',
-        b'data: {"model": "m","text":"a","text":"b"}\n\n',
+        (b'data: {"text":"a"}\n\n', b'data: {"choices":[]}\n\n'),
+        (b'data: {"choices":[]}\n\n', b'data: {"text":"a"}\n\n'),
+        (b'data: {"text":"a"}\n\n', b'data: {"text":"a","content":"b"}\n\n'),
+        (b'data: {"text":"sent already, new"}\n\n', b'data: {"text":", new"}\n\n'),
     ],
-    ids=["shown by the new form only", "shown by the old form only"],
+    ids=["shown by the old form only", "shown by the new form only", "one more", "only a part of it is new"],
 )
-def test_a_text_that_renaming_brings_or_takes_away_teaches_nothing(learned: bytes) -> None:
-    renamed = encode(b"", Renaming("m", "jane").apply(learned[6:-2], "m"))
-    assert not ChunkShape().learn(learned, renamed)
+def test_a_text_that_the_new_form_brings_changes_or_takes_away_teaches_nothing(event: bytes, sent: bytes) -> None:
+    assert not ChunkShape().learn(event, sent)
 
 
 OTHER: list[tuple[str, bytes, int]] = [

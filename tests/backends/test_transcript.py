@@ -29,7 +29,7 @@ def kept(deltas: list[dict[str, str]]) -> Transcript:
         chunk = chunked(literal(delta))
         if shape.apply(chunk) == (chunk, len(chunk)):
             continue
-        transcript.see(read_chunk(literal(delta)[6:-2]), literal(delta)[6:-2])
+        transcript.see(read_chunk(literal(delta)[6:-2]))
         if shape.learn(literal(delta), literal(delta)):
             shape.kept = transcript.keep(shape.name)
     return transcript
@@ -53,20 +53,6 @@ def test_too_much_is_not_kept_and_says_so(names: tuple[str, str]) -> None:
     assert MAX_KEPT_BYTES < len(said.content) + said.content_deltas < MAX_KEPT_BYTES + 2000
 
 
-def test_what_is_alike_in_all_events_is_taken_from_the_first() -> None:
-    transcript = Transcript()
-    for data in (
-        b'{"id":"a","created":7,"model":"jane","choices":[]}',
-        b'{"id":"b","system_fingerprint":"f","choices":[]}',
-    ):
-        transcript.see(read_chunk(data), data)
-    assert {name: bytes(value) for name, value in transcript.said().identity.items()} == {
-        "id": b'"a"',
-        "created": b"7",
-        "model": b'"jane"',
-    }
-
-
 @pytest.mark.parametrize(
     "data",
     [
@@ -80,19 +66,19 @@ def test_what_is_alike_in_all_events_is_taken_from_the_first() -> None:
 )
 def test_what_text_cannot_carry_on_is_not_plain(data: bytes) -> None:
     transcript = Transcript()
-    transcript.see(read_chunk(data), data)
+    transcript.see(read_chunk(data))
     assert not transcript.said().is_plain
 
 
 def test_reasoning_under_both_names_is_kept_once() -> None:
     transcript = Transcript()
     data = b'{"choices":[{"delta":{"reasoning":"why","reasoning_content":"why"}}]}'
-    transcript.see(read_chunk(data), data)
+    transcript.see(read_chunk(data))
     assert transcript.said().reasoning == "why"
 
 
 def test_an_end_is_seen() -> None:
     transcript = Transcript()
     data = event({}, "stop")[6:-2]
-    transcript.see(read_chunk(data), data)
+    transcript.see(read_chunk(data))
     assert transcript.said().is_finished

@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from backends.answers import ChunkShape, Renaming
+from backends.answers import ChunkShape, read_chunk
+from backends.canonical import Naming
+from backends.canonical_forms import Answer
 from backends.errors import BackendError, ProtocolBroken
 from backends.faults import fault_of_answer, fault_of_error, retry_after_s
 from backends.http1 import Connection
@@ -129,14 +131,21 @@ def answer(data: bytes) -> None:
 
 
 LEARNED = event({"content": "learned"})
-RENAMING = Renaming("m", "jane")
-RENAMED = LEARNED.replace(b'"model":"m"', b'"model":"jane"')
+CANONICAL = Naming("m", "jane").begin(Answer("chat", wants_usage=False, one_tool_only=False))
+CANONICAL.begin_stream("chat")
+
+
+def canonical(event: bytes) -> bytes:
+    """A text event as clients get it."""
+    out: list[bytes] = []
+    CANONICAL.put(read_chunk(event[6:-2]), out)
+    return out[-1]
 
 
 def shape(data: bytes) -> None:
     """What is taken by its shape is what reading it in full gives."""
     known = ChunkShape()
-    assert known.learn(LEARNED, RENAMED)
+    assert known.learn(LEARNED, canonical(LEARNED))
     out, taken = known.apply(data)
     chunks, position = [], 0
     while position < taken:
@@ -149,7 +158,7 @@ def shape(data: bytes) -> None:
     for chunk in chunks:
         said = json.loads(chunk.removeprefix(b"data: "))
         assert chunk.startswith(b"data: ") and said["model"] == "m" and said["choices"][0]["finish_reason"] is None
-        sent = b"data: %b\n\n" % RENAMING.apply(chunk[6:-2], "m")
+        sent = canonical(chunk)
         framed += b"%x\r\n%b\r\n" % (len(sent), sent)
     assert out.lower() == framed.lower()
 

@@ -176,7 +176,10 @@ async def test_completions_whole_and_streamed_carry_the_public_name(stage: Stage
         "choices": [{"index": 0, "text": "hi", "finish_reason": "stop"}],
     }
     stage.a.script = sends(answer(body))
-    assert (await stage.post("/v1/completions", prompt="x")).json() == {**body, "model": "jane"}
+    whole = (await stage.post("/v1/completions", prompt="x")).json()
+    assert whole["id"].startswith("cmpl-") and whole["created"] > 0
+    assert (whole["object"], whole["model"]) == ("text_completion", "jane")
+    assert whole["choices"] == [{"index": 0, "text": "hi", "logprobs": None, "finish_reason": "stop"}]
     event = b'data: {"id":"1","model":"real-a","choices":[{"index":0,"text":"hi","finish_reason":%b}]}\n\n'
     stage.a.script = sends(
         STREAM_HEAD,
@@ -186,14 +189,16 @@ async def test_completions_whole_and_streamed_carry_the_public_name(stage: Stage
         END,
     )
     streamed = await stage.post("/v1/completions", prompt="x", stream=True)
-    assert streamed.text.count('"model":"jane"') == 21 and "real-a" not in streamed.text
+    assert streamed.text.count('"text":"hi"') == 21 and streamed.text.count('"finish_reason":"stop"') == 1
+    assert streamed.text.count('"model":"jane"') == 22 and "real-a" not in streamed.text
     assert streamed.text.endswith("data: [DONE]\n\n")
     assert [request.path for request in stage.at_a.received] == ["/v1/completions"] * 2
 
 
 @pytest.mark.parametrize("more", [{}, {"stream": True}], ids=["as ever", "with a stream that does not exist"])
 async def test_embeddings_carry_the_public_name(stage: Stage, more: dict[str, Any]) -> None:
-    body = {"object": "list", "model": "real-a", "data": [{"index": 0, "embedding": [0.5]}]}
+    vector = {"object": "embedding", "index": 0, "embedding": [0.5]}
+    body = {"object": "list", "model": "real-a", "data": [vector]}
     stage.a.script = sends(answer(body))
     response = await stage.post("/v1/embeddings", input="x", **more)
     assert response.json() == {**body, "model": "jane"}

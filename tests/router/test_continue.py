@@ -326,7 +326,7 @@ async def test_a_gpt_oss_is_continued_in_its_own_format(reasoning: str) -> None:
     }
     heard, asked = await resumed(breaks_after(ROLE, *thought, *says(*SENT)), goes_on_in_harmony, speaks_harmony, **asks)
     assert (heard.reasoning, heard.content, heard.ending) == (reasoning, TEXT, WHOLE)
-    assert heard.alike("object") == {'"chat.completion.chunk"'} and heard.alike("id") == {'"chatcmpl-1"'}
+    assert heard.alike("object") == {'"chat.completion.chunk"'} and len(heard.alike("id")) == 1
     told, call = asked
     assert (told.json["max_completion_tokens"], told.json["return_token_ids"]) == (1, True)
     assert told.json["reasoning_effort"] == "high" and "stream" not in told.json and "max_tokens" not in told.json

@@ -8,7 +8,8 @@ from typing import cast
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from backends.answers import Renaming
+from backends.canonical import Naming
+from backends.canonical_forms import Answer
 from backends.exchange import Exchange
 from backends.http1 import Connection
 from router.client import Client
@@ -49,15 +50,19 @@ class Reader:
     def read_from(self, reader: object) -> None: ...
 
 
+SAME = Answer("chat", wants_usage=False, one_tool_only=False)
+
+
 async def relayed(reads: list[bytes], *, is_chunked: bool, turns: bool = False) -> Reader:
     """What a client got of these reads; `turns`: the loop turns after each."""
     loop = asyncio.get_running_loop()
     connection, exchange, reader = Connection(), Exchange(loop, loop.time() + 9), Reader(is_chunked=is_chunked)
     connection.connection_made(Wire())
     exchange.start(connection, (b"",))
-    relay = StreamRelay(
-        exchange, cast(Client, reader), Renaming("m", "jane"), StreamLimits(9, loop.time() + 9, loop.time() + 9)
-    )
+    canonical = Naming("m", "jane").begin(SAME)
+    canonical.begin_stream("chat")
+    limits = StreamLimits(9, loop.time() + 9, loop.time() + 9)
+    relay = StreamRelay(exchange, cast(Client, reader), canonical, limits)
 
     async def relay_all() -> None:
         await exchange.head()

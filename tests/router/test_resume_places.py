@@ -28,7 +28,7 @@ async def test_each_backend_may_break_and_the_next_goes_on() -> None:
         async with running(config_for(urls, "split: {a: 1.0}\nresume: {by: [align]}")) as router:
             heard = await hear(router)
             assert (heard.content, heard.ending, heard.roles) == (TEXT, WHOLE, ["assistant"])
-            assert heard.alike("id") == {'"chatcmpl-1"'}
+            assert len(heard.alike("id")) == 1
             assert [len(up.received) for up in (a, b, c, d)] == [1, 1, 1, 1]
 
 
