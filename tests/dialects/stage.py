@@ -1,7 +1,8 @@
 """One router in front of one scripted backend of each kind, and of b, which answers when they fail: where the 80 cases are played.
 
-`KIND` is a model whose calls go to the backend of that kind and then to b; `KIND alone` has only that backend; `KIND resumed` carries on
-what breaks after the first content, which else ends; `KIND hasty` waits for nothing longer than a moment.
+`KIND` is a model whose calls go to the backend of that kind and then to b. `KIND alone` has only that backend, `KIND or closed` one more
+that refuses connections; `KIND resumed` carries on what breaks after the first content, which else ends; `KIND hasty` waits for nothing
+longer than a moment; `KIND sampled` fills in what its clients do not send; `KIND lax` takes every answer for one.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ NAMES = {
     "closed": "gpt-oss-20b",
 }
 KINDS = ("vllm", "lmstudio", "llama-server")
+SAMPLING = {"temperature": 0.7, "top_p": 0.95}
 ENV = {"CLIENT_KEYS": CLIENT_KEY, "BACKEND_KEY": BACKEND_KEY}
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 _ASKED: Mapping[str, dict[str, Any]] = {
@@ -109,7 +111,7 @@ class Scene:
         return sum(float(row.rpartition(" ")[2]) for row in text.splitlines() if row.startswith(line))
 
 
-def config(urls: Mapping[str, str], server: Mapping[str, object] | None = None) -> str:
+def _config(urls: Mapping[str, str]) -> str:
     """The stage's configuration; JSON is YAML."""
     kinds = {**dict.fromkeys(urls, "vllm"), **{kind: kind for kind in KINDS}}
     backends = {name: {"kind": kinds[name], "url": url, "key_env": "BACKEND_KEY"} for name, url in urls.items()}
@@ -121,10 +123,11 @@ def config(urls: Mapping[str, str], server: Mapping[str, object] | None = None) 
         models[f"{name} alone"] = {**plain, "on": {name: NAMES[name]}}
         models[f"{name} resumed"] = {**plain, "resume": {"by": ["align"]}}
         models[f"{name} hasty"] = {**plain, "timeouts": _HASTY}
+        models[f"{name} sampled"] = {**models[f"{name} alone"], "sampling": SAMPLING}
+        models[f"{name} lax"] = {**plain, "accept": {"tool_calls": "any", "json": "any", "empty": "allow"}}
+        models[f"{name} or closed"] = {**plain, "on": {each: NAMES[each] for each in (name, "closed")}}
         models[f"{name} hasty resumed"] = {**models[f"{name} resumed"], "timeouts": _HASTY}
-    return json.dumps(
-        {"server": {"port": 8000, "keys_env": "CLIENT_KEYS", **(server or {})}, "backends": backends, "models": models}
-    )
+    return json.dumps({"server": {"port": 8000, "keys_env": "CLIENT_KEYS"}, "backends": backends, "models": models})
 
 
 @asynccontextmanager
@@ -135,5 +138,5 @@ async def staged() -> AsyncIterator[Scene]:
         at = {name: await opened.enter_async_context(Upstream(backend)) for name, backend in plays.items()}
         urls = {name: upstream.url for name, upstream in at.items()}
         urls["closed"] = f"http://127.0.0.1:{opened.enter_context(closed_port())}"
-        router = await opened.enter_async_context(running(config(urls), ENV))
+        router = await opened.enter_async_context(running(_config(urls), ENV))
         yield Scene(router, plays, at)

@@ -231,6 +231,14 @@ CASES = [
         "vllm ok",
         also=is_one_stream,
     ),
+    Case(
+        11,
+        "a finish_reason is a success, even if the socket is cut before [DONE]",
+        resets_after(STREAM_HEAD, *map(chunked, (ROLE, ONE, TWO, STOP))),
+        Told(200, "one two"),
+        "vllm stream_broken",
+        also=is_one_stream,
+    ),
     *broken(
         12,
         "malformed JSON in mid-stream",
