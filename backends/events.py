@@ -133,6 +133,8 @@ class ResponseStream(TypedStream):
         if is_there(said.error) or said.type == "error":
             raise fault_of_error(event.data)
         kind = said.type = said.type or event.type.decode()
+        if kind and not kind.startswith("response."):
+            return False  # a sign of life, which the router gives itself
         is_piece = kind.endswith(".delta")
         has_content = is_piece and bytes(said.delta) not in _NOTHING
         if said.response is not _NO_VALUE:

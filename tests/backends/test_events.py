@@ -108,12 +108,15 @@ CONTENT: list[tuple[str, str, Event, bool]] = [
     ("no thought", "messages", event("content_block_delta", delta={"thinking": ""}), False),
     ("a piece of arguments", "messages", event("content_block_delta", delta={"partial_json": "{"}), True),
     ("a ping", "messages", event("ping"), False),
+    ("a sign of life", "responses", event("keepalive"), False),
 ]
 
 
 @pytest.mark.parametrize(("form", "said", "is_content"), [row[1:] for row in CONTENT], ids=[row[0] for row in CONTENT])
 def test_what_commits_a_call(form: str, said: Event, is_content: bool) -> None:
-    assert stream_of(form, shown()).take(said, []) is is_content
+    out: list[bytes] = []
+    assert stream_of(form, shown()).take(said, out) is is_content
+    assert bool(out) == (said.type not in (b"ping", b"keepalive"))
 
 
 LIMITED = {"error": {"message": "x", "code": "rate_limit_exceeded"}}
