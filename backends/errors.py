@@ -48,6 +48,10 @@ class NotServed(BackendError):
     """The backend does not have this model or route now: a wrong name, an unloaded model, an old version."""
 
 
+class RouteMissing(NotServed):
+    """The backend says that it has no such path: not of this model but of this whole API, and for every call of it."""
+
+
 class KeyRefused(BackendError):
     """The backend refuses the router's own key (401, 403): the operator's problem, never the client's."""
 

@@ -25,6 +25,7 @@ from backends.errors import (
     ProtocolBroken,
     Refused,
     Rejected,
+    RouteMissing,
 )
 
 MAX_MESSAGE_CHARS = 2_000  # of a backend's error text that may reach a client; vLLM's validation dumps repeat the input
@@ -67,6 +68,11 @@ _NOT_SERVED = re.compile(
     r"(?:error: )?(?:no models? (?:is |are )?loaded|(?:the )?model (?:is |has |was )?(?:been )?unloaded|operation canceled"
     r"|failed to load model|unexpected endpoint or method|loading model)",
     re.IGNORECASE,
+)
+# The words in which engines say that a path is none of theirs: FastAPI's, llama.cpp's, LM Studio's (with 200). What says more is about
+# a model, or about something else that was not found.
+_NO_ROUTE = re.compile(
+    r"(?:file )?not found|method not allowed|unexpected endpoint or method.*", re.IGNORECASE | re.DOTALL
 )
 _STATUSES = frozenset(HTTPStatus)
 # How engines name a kind of error, in `type` or `code`: internal_error, InternalServerError.
@@ -174,6 +180,13 @@ def _is_not_served(text: ErrorText) -> bool:
     return text.code == "model_not_found" or _NOT_SERVED.match(text.message) is not None
 
 
+def _is_no_route(status: int, text: ErrorText, body: bytes) -> bool:
+    """Whether the path is missing and not the model; 404 without an error in any known form is a web server's own page."""
+    if status in (405, 501) or (status == 404 and error_text(body) is None):
+        return True
+    return status <= 500 and _NO_ROUTE.fullmatch(text.message) is not None
+
+
 def _fault(status: int, text: ErrorText, body: bytes, wait_s: float | None) -> BackendError:
     said = _retold(status, text) if body else text.message
     if 300 <= status < 400:
@@ -182,12 +195,14 @@ def _fault(status: int, text: ErrorText, body: bytes, wait_s: float | None) -> B
         )
     if status < 500 and _is_overflow(text):
         return Overflow(said, status=status, body=body)
+    if _is_no_route(status, text, body):
+        return RouteMissing(said, status=status, body=body)
     if _is_not_served(text):
         return NotServed(said, status=status, body=body)
     kind: type[BackendError]
     if status in (401, 403):
         kind = KeyRefused
-    elif status in (404, 405, 501):
+    elif status == 404:
         kind = NotServed
     elif status in (429, 503):
         return Refused(said, status=status, body=body, retry_after_s=wait_s)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -28,6 +28,7 @@ PROBE_TIMEOUT_S = 2.0  # an engine that cannot say "200" in this time would not 
 HIDDEN = "[key]"  # what stands where a server quoted the router's key
 LONG_BYTES = 8_192  # from here on one system call for several pieces costs less than joining them (measured)
 MAX_PROBE_BYTES = 262_144  # a server with hundreds of models lists them in less
+MAX_ABOUT_BYTES = 2_097_152  # vLLM 0.32 describes its API in 274,459 bytes (captured)
 
 
 Keep = Callable[[Exchange], None]
@@ -83,21 +84,28 @@ class Replica:
 
     async def lists(self) -> tuple[bytes, ...]:
         """What the server says of its models, one body for each of the dialect's `list_paths`; b"" where none came."""
+        return await self._get_all(self.dialect.list_paths, MAX_PROBE_BYTES)
+
+    async def about(self) -> tuple[bytes, ...]:
+        """What the server says of itself, one body for each of the dialect's `about_paths`; b"" where none came."""
+        return await self._get_all(self.dialect.about_paths, MAX_ABOUT_BYTES)
+
+    async def _get_all(self, paths: Sequence[str], max_bytes: int) -> tuple[bytes, ...]:
         bodies = []
-        for path in self.dialect.list_paths:
+        for path in paths:
             try:
-                bodies.append(await self.get(path))
+                bodies.append(await self.get(path, max_bytes))
             except BackendError:
                 bodies.append(b"")
         return tuple(bodies)
 
-    async def get(self, path: str) -> bytes:
+    async def get(self, path: str, max_bytes: int = MAX_PROBE_BYTES) -> bytes:
         """The body of GET `path`, for questions that take no inference. Raises BackendError."""
         head = b"GET %b HTTP/1.1\r\n%b\r\n" % (path.encode(), self.fixed_head)
         due_s = asyncio.get_running_loop().time() + PROBE_TIMEOUT_S
         limits = Limits(PROBE_TIMEOUT_S, due_s, lambda: Failed(f"no answer within {PROBE_TIMEOUT_S:g} s"))
         async with Opening(self, (head,), limits) as reply:
-            return await reply.read(MAX_PROBE_BYTES)
+            return await reply.read(max_bytes)
 
     def shown(self, model: str) -> str:
         """A model's name that the server gave, as the operator may read it; what looks like none, or holds the key, is not repeated."""

@@ -3,7 +3,7 @@
 The order: the backend of the first rule that applies, else that of the caller's cohort under the split; then the fallback order. What
 cannot or should not take the call now is passed over, with the reason. Where nobody is left, those that were passed over are tried
 all the same as a last resort: a call is never refused because every backend looked ill a moment ago (Source: Envoy's panic threshold).
-Only a backend that does not answer this kind of call at all is never tried.
+Only a backend that lacks what the call needs is never tried: its answer would be a poorer one, and nobody would know.
 
 A backend that is coming back from an ejection (`policies.ramp`) takes a share of its calls that grows with its weight, by a draw for each
 call; the others go on along the order, and have it as the last one to try. Where nobody else is left it takes them all.
@@ -15,6 +15,9 @@ call; the others go on along the order, and have it as the last one to try. Wher
     both are ejected      -> a (last resort), b (last resort)          both passed over: ejected
     a ejected, b draining -> a (last resort), b (last resort)          a backend that is leaving still beats no answer
     pinned to b           -> b (pinned), whatever its state            a tester who asks for b must never be answered by a
+    logprobs, a has none  -> b (fallback)                              a passed over: incapable (logprobs)
+    and b is ejected      -> b (last resort)                           down is not the same as incapable: the client may come back
+    and b has none either -> nobody                                    both passed over: incapable (logprobs)
 
 A choice is made once for each call, so the common one (no rule, all in rotation, the caller has a key) only hashes the caller and
 looks its ladder of candidates up.
@@ -22,19 +25,25 @@ looks its ladder of candidates up.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from policies.cohort import Splitter, StickKey, caller_key
-from policies.facts import CallFacts
+from policies.facts import MEDIA, CallFacts
 from policies.rules import Rule, first_match
 
 # No tokenizer of the models in use packs more bytes of natural language or code into a token (4 is usual for English, long runs of
 # spaces apart). The estimate must err towards "it fits": an image in the body is large and costs few tokens.
 MOST_BYTES_PER_TOKEN = 8
+# Of these kinds the body is one prompt. Completions and embeddings may hold many, each with a context to itself.
+_ONE_PROMPT = frozenset({"chat", "responses", "messages"})
+_ESCAPE = rb"\u"  # and four digits: six bytes of a body for one character, of which a token may take several
+_ESCAPE_BYTES = 6
 BY_CHANCE = "by chance"
+NOTHING: frozenset[str] = frozenset()
 
 
 class Reason(StrEnum):
@@ -54,33 +63,43 @@ class PassedOverReason(StrEnum):
     DRAINING = "draining"
     CONTEXT_TOO_SMALL = "context_too_small"
     RAMPING = "ramping"  # comes back from an ejection, and this call is not of the share that it takes yet
-    INCAPABLE = "incapable"  # does not answer this kind of call, or is not a backend of the model
+    ROUTE_MISSING = "route_missing"  # answered a moment ago that it has no such API
+    INCAPABLE = (
+        "incapable"  # lacks what the call needs, cannot be called by this version, or is not a backend of the model
+    )
 
 
 # In this order what was passed over is tried when nobody is left: an ejected backend may be well again, a draining one is meant to
-# become idle, and a context that looks too small will most likely be.
-_LAST_RESORTS = (PassedOverReason.EJECTED, PassedOverReason.DRAINING, PassedOverReason.CONTEXT_TOO_SMALL)
+# become idle, a context that looks too small will most likely be, and a missing API comes only with another server.
+_LAST_RESORTS = (
+    PassedOverReason.EJECTED,
+    PassedOverReason.DRAINING,
+    PassedOverReason.CONTEXT_TOO_SMALL,
+    PassedOverReason.ROUTE_MISSING,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class BackendView:
     """What is known of a backend now.
 
-    `kinds`: the kinds of calls it answers, None for all. `context_tokens`: None where unknown. `weight`: the part (0..1) of its calls
-    that it takes, less than 1 while it comes back from an ejection.
+    `lacks`: what no call gets from it: APIs (`CallFacts.api`) and needs. `missing`: the APIs that it answered a moment ago to be without.
+    `context_tokens`: None where unknown. `weight`: the part (0..1) of its calls that it takes, less than 1 while it comes back from an
+    ejection. `is_callable`: whether it is of a kind that can be called at all.
     """
 
     name: str
     in_rotation: bool
     is_draining: bool = False
-    kinds: frozenset[str] | None = None
+    lacks: frozenset[str] = NOTHING
+    missing: frozenset[str] = NOTHING
     context_tokens: int | None = None
     weight: float = 1.0
+    is_callable: bool = True
 
-    def passes_none(self) -> bool:
-        """Whether no call at all has to be kept from it."""
-        is_whole = self.in_rotation and not self.is_draining and self.weight >= 1
-        return is_whole and self.kinds is None and self.context_tokens is None
+    def is_whole(self) -> bool:
+        """Whether nothing but what a call is can keep it from this backend."""
+        return self.is_callable and self.in_rotation and not self.is_draining and self.weight >= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +113,15 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class PassedOver:
-    """A backend that would have been a candidate."""
+    """A backend that would have been a candidate. `lacking`: what the call needs and it has not."""
 
     backend: str
     reason: PassedOverReason
+    lacking: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """In a few words: `b ejected`, `a incapable: logprobs`."""
+        return f"{self.backend} {self.reason.value}" + (f": {', '.join(self.lacking)}" if self.lacking else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +137,11 @@ class Choice:
 
     @property
     def first_reason(self) -> str:
-        """Why the first candidate is the first, in a few words: `split`, `fallback (a ramping)`."""
-        reason = self.candidates[0].reason.value
+        """Why the first candidate is the first, in a few words: `split`, `fallback (a incapable: n)`; `nobody` where there is none."""
+        reason = self.candidates[0].reason.value if self.candidates else "nobody"
         if not self.passed_over:
             return reason
-        return f"{reason} ({', '.join(f'{passed.backend} {passed.reason.value}' for passed in self.passed_over)})"
+        return f"{reason} ({', '.join(map(str, self.passed_over))})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,20 +186,38 @@ class ModelRoute:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state that a choice is made on. `all_in_rotation`: no backend has to be passed over, whatever the call is."""
+    """The state that a choice is made on.
+
+    `all_in_rotation`: nobody is passed over for its own state. `lacked`: what one backend at least lacks. `safe_bytes`: no prompt of at
+    most so many is too long for anybody.
+    """
 
     revision: int
     views: Mapping[str, BackendView]
     all_in_rotation: bool
+    lacked: frozenset[str] = NOTHING
+    safe_bytes: float = math.inf
 
     @classmethod
     def of(cls, revision: int, views: Mapping[str, BackendView]) -> Snapshot:
         """The snapshot of these views; what can be known before the call is worked out here."""
-        return cls(revision, views, all(view.passes_none() for view in views.values()))
+        lacked = NOTHING.union(*(view.lacks | view.missing for view in views.values()))
+        contexts = [view.context_tokens for view in views.values() if view.context_tokens is not None]
+        safe_bytes = min(contexts) * MOST_BYTES_PER_TOKEN if contexts else math.inf
+        return cls(revision, views, all(view.is_whole() for view in views.values()), lacked, safe_bytes)
+
+    def passes_none_over(self, facts: CallFacts) -> bool:
+        """Whether every backend may take this call, without a look at any."""
+        return (
+            self.all_in_rotation
+            and facts.prompt_bytes <= self.safe_bytes
+            and facts.api not in self.lacked
+            and (not facts.needs or facts.needs.isdisjoint(self.lacked))
+        )
 
 
 def choose(facts: CallFacts, route: ModelRoute, snapshot: Snapshot, rng: random.Random) -> Choice:
-    """The candidates for one call. Empty only where no backend answers this kind of call at all."""
+    """The candidates for one call. Empty only where every backend lacks something that the call needs."""
     if facts.pin is not None:
         return _pinned(facts, facts.pin, snapshot)
     rule = first_match(route.rules, facts) if route.rules else None
@@ -190,7 +232,7 @@ def choose(facts: CallFacts, route: ModelRoute, snapshot: Snapshot, rng: random.
             wanted = route.by_split(route.splitter.pick(None, rng), BY_CHANCE)
         else:
             wanted = route.by_split(route.splitter.pick(cohort[1], rng), cohort[0])
-    if snapshot.all_in_rotation:
+    if snapshot.passes_none_over(facts):
         return Choice(wanted, (), cohort)
     fit, passed_over = _fit(facts, snapshot, wanted, rng)
     return Choice(fit, passed_over, cohort)
@@ -198,10 +240,10 @@ def choose(facts: CallFacts, route: ModelRoute, snapshot: Snapshot, rng: random.
 
 def _pinned(facts: CallFacts, pin: str, snapshot: Snapshot) -> Choice:
     """A pin is a tester's wish to see this backend, and above all one that is not well: no other may answer, no state hides it."""
-    unfit = _unfit(facts, snapshot.views.get(pin))
-    if unfit is PassedOverReason.INCAPABLE:
-        return Choice((), (PassedOver(pin, unfit),))
-    return Choice((Candidate(pin, Reason.PINNED, f"although {_WHY_NOT[unfit]}" if unfit else ""),))
+    unfit = _unfit(facts, pin, snapshot.views.get(pin))
+    if unfit is not None and unfit.reason is PassedOverReason.INCAPABLE:
+        return Choice((), (unfit,))
+    return Choice((Candidate(pin, Reason.PINNED, f"although {why_not(unfit)}" if unfit else ""),))
 
 
 def _fit(
@@ -210,16 +252,16 @@ def _fit(
     candidates, ramping, passed_over = [], [], []
     for candidate in wanted:
         view = snapshot.views.get(candidate.backend)
-        unfit = _unfit(facts, view)
+        unfit = _unfit(facts, candidate.backend, view)
         if unfit is None and view is not None and view.weight < 1 and rng.random() >= view.weight:
-            unfit = PassedOverReason.RAMPING
+            unfit = PassedOver(candidate.backend, PassedOverReason.RAMPING)
             ramping.append(candidate)
         if unfit is None:
             candidates.append(candidate)
         else:
-            passed_over.append(PassedOver(candidate.backend, unfit))
+            passed_over.append(unfit)
     if candidates:
-        candidates += [_although(candidate.backend, PassedOverReason.RAMPING) for candidate in ramping]
+        candidates += [_although(PassedOver(each.backend, PassedOverReason.RAMPING)) for each in ramping]
     elif ramping:
         candidates = ramping
         passed_over = [passed for passed in passed_over if passed.reason is not PassedOverReason.RAMPING]
@@ -228,17 +270,34 @@ def _fit(
     return tuple(candidates), tuple(passed_over)
 
 
-def _unfit(facts: CallFacts, view: BackendView | None) -> PassedOverReason | None:
+def _unfit(facts: CallFacts, backend: str, view: BackendView | None) -> PassedOver | None:
     """Why this backend should not take the call; what can never change comes first."""
-    if view is None or (view.kinds is not None and facts.kind not in view.kinds):
-        return PassedOverReason.INCAPABLE
+    if view is None or not view.is_callable:
+        return PassedOver(backend, PassedOverReason.INCAPABLE)
+    if view.lacks and (lacking := _lacking(facts, view.lacks)):
+        return PassedOver(backend, PassedOverReason.INCAPABLE, lacking)
+    if facts.api in view.missing:
+        return PassedOver(backend, PassedOverReason.ROUTE_MISSING, (facts.api,))
     if view.is_draining:
-        return PassedOverReason.DRAINING
+        return PassedOver(backend, PassedOverReason.DRAINING)
     if not view.in_rotation:
-        return PassedOverReason.EJECTED
-    if view.context_tokens is not None and facts.prompt_bytes > view.context_tokens * MOST_BYTES_PER_TOKEN:
-        return PassedOverReason.CONTEXT_TOO_SMALL
+        return PassedOver(backend, PassedOverReason.EJECTED)
+    if view.context_tokens is not None and _is_too_long(facts, view.context_tokens):
+        return PassedOver(backend, PassedOverReason.CONTEXT_TOO_SMALL)
     return None
+
+
+def _lacking(facts: CallFacts, lacks: frozenset[str]) -> tuple[str, ...]:
+    """What the call needs of `lacks`; a whole API before what is asked of it."""
+    return (facts.api,) if facts.api in lacks else tuple(sorted(facts.needs & lacks))
+
+
+def _is_too_long(facts: CallFacts, context_tokens: int) -> bool:
+    """Whether the prompt surely has more tokens than that. Only what is text, and one prompt, can be told by its bytes."""
+    most_bytes = context_tokens * MOST_BYTES_PER_TOKEN
+    if facts.prompt_bytes <= most_bytes or facts.kind not in _ONE_PROMPT or facts.needs & MEDIA:
+        return False
+    return facts.prompt_bytes - (_ESCAPE_BYTES - 1) * bytes(facts.messages).count(_ESCAPE) > most_bytes
 
 
 def _last_resorts(passed_over: Iterable[PassedOver]) -> Iterable[Candidate]:
@@ -246,11 +305,18 @@ def _last_resorts(passed_over: Iterable[PassedOver]) -> Iterable[Candidate]:
     for reason in _LAST_RESORTS:
         for passed in passed_over:
             if passed.reason is reason:
-                yield _although(passed.backend, reason)
+                yield _although(passed)
 
 
-def _although(backend: str, reason: PassedOverReason) -> Candidate:
-    return Candidate(backend, Reason.LAST_RESORT, f"although {_WHY_NOT[reason]}")
+def _although(passed: PassedOver) -> Candidate:
+    return Candidate(passed.backend, Reason.LAST_RESORT, f"although {why_not(passed)}")
+
+
+def is_offered_by_none(choice: Choice) -> bool:
+    """Whether nobody is left who may have what the call needs, so that coming back does not help."""
+    reasons = {passed.reason for passed in choice.passed_over}
+    is_last_resort = all(candidate.reason is Reason.LAST_RESORT for candidate in choice.candidates)
+    return is_last_resort and reasons <= {PassedOverReason.INCAPABLE, PassedOverReason.ROUTE_MISSING}
 
 
 def may_take_more(context_tokens: int | None, refused_tokens: int | None) -> bool:
@@ -270,8 +336,16 @@ _WHY_NOT = {
     PassedOverReason.DRAINING: "it is draining",
     PassedOverReason.CONTEXT_TOO_SMALL: "the prompt is too long for its context",
     PassedOverReason.RAMPING: "it is ramping up after an ejection",
-    PassedOverReason.INCAPABLE: "it does not answer this kind of call",
+    PassedOverReason.ROUTE_MISSING: "it answered a moment ago that it has no such API",
+    PassedOverReason.INCAPABLE: "it cannot be called",
 }
+
+
+def why_not(passed: PassedOver) -> str:
+    """Why it was passed over, as half a sentence."""
+    if passed.reason is PassedOverReason.INCAPABLE and passed.lacking:
+        return f"it lacks what the call needs: {', '.join(passed.lacking)}"
+    return _WHY_NOT[passed.reason]
 
 
 def describe(choice: Choice) -> list[str]:
@@ -281,8 +355,8 @@ def describe(choice: Choice) -> list[str]:
         detail = f" ({candidate.detail})" if candidate.detail else ""
         lines.append(f"{position}. {candidate.backend}: {_WHY[candidate.reason]}{detail}")
     if not choice.candidates:
-        lines.append("No backend can answer this kind of call.")
-    lines.extend(f"-  {passed.backend} was passed over: {_WHY_NOT[passed.reason]}" for passed in choice.passed_over)
+        lines.append("No backend can answer this call.")
+    lines.extend(f"-  {passed.backend} was passed over: {why_not(passed)}" for passed in choice.passed_over)
     if choice.cohort is not None:
         which, value = choice.cohort
         lines.append(f"The caller is recognised by {which} = {value} and stays where it is while the split stays.")

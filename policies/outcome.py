@@ -15,7 +15,8 @@ class OutcomeKind(StrEnum):
     CONNECT_FAILED = "connect_failed"  # nothing was sent
     REFUSED = "refused"  # 429 or 503 before any work was done
     REJECTED = "rejected"  # the call's own fault: any backend would say so
-    NOT_SERVED = "not_served"  # wrong name, unloaded model, missing route
+    NOT_SERVED = "not_served"  # wrong name, unloaded model, no chat
+    ROUTE_MISSING = "route_missing"  # has the model, but not this API of it
     KEY_REFUSED = "key_refused"  # the router's own key: 401, 403
     OVERFLOW = "overflow"  # the prompt is longer than this backend's context
     FIRST_TOKEN_TIMEOUT = "first_token_timeout"  # noqa: S105 (no password)
@@ -57,13 +58,17 @@ _MEANING = {
     OutcomeKind.REFUSED: (True, True),  # Linkerd counts 429 as well: who refuses quickly must not attract calls
     OutcomeKind.REJECTED: (False, False),
     OutcomeKind.NOT_SERVED: (True, True),  # health is kept per replica and model, so other models are not touched
+    OutcomeKind.ROUTE_MISSING: (True, False),  # who has no embeddings answers its chat calls as well as ever
     OutcomeKind.KEY_REFUSED: (True, True),  # every call would meet the same; out of rotation it costs them nothing
     OutcomeKind.OVERFLOW: (True, False),  # not the backend's fault, yet a backend with a larger context may answer
     OutcomeKind.FIRST_TOKEN_TIMEOUT: (True, True),
     OutcomeKind.ANSWER_TIMEOUT: (True, True),
     OutcomeKind.FAILED: (True, True),
     OutcomeKind.PROTOCOL_BROKEN: (True, True),
-    OutcomeKind.NOT_ACCEPTED: (True, True),  # the model's doing or its engine's; one caller or prompt alone never ejects
+    OutcomeKind.NOT_ACCEPTED: (
+        True,
+        True,
+    ),  # the model's doing or its engine's; one caller or prompt alone never ejects
     OutcomeKind.STREAM_BROKEN: (False, True),  # the client has seen content: a stream can be resumed, never tried again
     OutcomeKind.OTHER_MODEL: (False, True),  # nothing to try again: an answer beats none; yet nobody wants more of them
     OutcomeKind.DIVERGED: (False, False),  # chance in sampling, or another model; nothing that is wrong with the server

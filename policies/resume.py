@@ -150,7 +150,15 @@ class ResumeRules:
 
 
 # After these another way may do at the same backend: it is there, and has only said that this one does not.
-_OTHER_WAY = frozenset({OutcomeKind.REJECTED, OutcomeKind.OVERFLOW, OutcomeKind.NOT_SERVED, OutcomeKind.DIVERGED})
+_OTHER_WAY = frozenset(
+    {
+        OutcomeKind.REJECTED,
+        OutcomeKind.OVERFLOW,
+        OutcomeKind.NOT_SERVED,
+        OutcomeKind.ROUTE_MISSING,
+        OutcomeKind.DIVERGED,
+    }
+)
 
 
 def next_resume(asked: Asked, sent: Sent, places: Sequence[Place], rules: ResumeRules, purse: Purse) -> ResumeStep:

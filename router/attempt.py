@@ -19,7 +19,7 @@ from router.call import AttemptNote, Call
 from router.client import Client
 from router.fleet import Binding, LiveModel, LiveReplica
 from router.gate import Gate, GateFull
-from router.outcomes import outcome_of
+from router.outcomes import outcome_of, seen_from
 from router.reading import CallBody
 from router.record import Recorder
 from router.relay import PassRelay, StreamLimits, StreamRelay, read_answer, read_passed
@@ -66,11 +66,14 @@ class Attempt:
             if self.answered_as:
                 outcome, said = OUTCOMES[OutcomeKind.OTHER_MODEL], f"answered as {self.answered_as}"
                 self.recorder.alerts.about(self.model.name, backend.name, outcome.kind, loop.time(), said)
-        except BackendError as error:
-            replica.server.hide_key(error)
+        except BackendError as raised:
+            replica.server.hide_key(raised)
+            error = seen_from(self.call.facts.kind, raised)
             outcome, said = outcome_of(error), str(error)
             self.recorder.alerts.about(self.model.name, backend.name, outcome.kind, loop.time())
-            raise
+            if outcome.kind is OutcomeKind.ROUTE_MISSING:
+                self.model.lacks_api(self.binding, self.call.facts.api, loop.time())
+            raise error from raised.__cause__
         except asyncio.CancelledError:
             if self.race is not None and self.race.has_lost(self):
                 outcome = OUTCOMES[OutcomeKind.OUTRUN]

@@ -25,6 +25,7 @@ from policies.retry import RetryRules
 from policies.rules import Condition
 from policies.rules import Rule as RoutingRule
 from router.admission import Admission, Keys, digest
+from router.capabilities import Capabilities, Configured
 from router.clients import Caller, Quota
 from router.config import BackendConfig, ClientKeys, Config, ModelConfig, Rule, Server
 from router.fleet import AttemptLimits, Binding, Fleet, LiveBackend, LiveModel, LiveReplica, Terms
@@ -40,7 +41,7 @@ def build_fleet(config: Config, env: Mapping[str, str], rng: random.Random) -> F
         name: _backend(name, config, env, rng) for name, backend in config.backends.items() if backend.kind in DIALECTS
     }
     models = {name: _model(name, config, backends) for name in config.models}
-    return Fleet(backends, models, FIRST_REVISION, rng)
+    return Fleet(backends, models, FIRST_REVISION, rng, config.server.pass_paths)
 
 
 def build_admission(server: Server, env: Mapping[str, str]) -> Admission:
@@ -73,6 +74,14 @@ def build_route(name: str, model: ModelConfig) -> ModelRoute:
     )
 
 
+def build_abilities(config: Config, model: str, backend: str) -> Capabilities:
+    """What calls of `model` can have on `backend` before any server has been asked; `explain` knows no more."""
+    on, kind, urls = config.models[model].on[backend], config.backends[backend].kind, config.backends[backend].urls
+    return Capabilities(
+        DIALECTS[kind].lacks, Configured({str(name): can for name, can in on.can.items()}, on.context_tokens), len(urls)
+    )
+
+
 def _digests(env: Mapping[str, str], name: str | None) -> set[bytes]:
     keys = env.get(name, "").split(",") if name else []
     return {digest(key.strip()) for key in keys if key.strip()}
@@ -99,7 +108,7 @@ def _backend(name: str, config: Config, env: Mapping[str, str], rng: random.Rand
     slots = backend.max_in_flight
     limit = slots * len(replicas) if slots else UNLIMITED
     gate = Gate(limit, config.server.queue_size, config.server.queue_wait_s)
-    live = LiveBackend(name, backend.kind, None, replicas, gate, slots)
+    live = LiveBackend(name, backend.kind, replicas, gate, slots)
     live.leftovers = Leftovers() if backend.on_client_gone == "drain" else None
     return live
 
@@ -162,6 +171,7 @@ def _binding(name: str, config: Config, backend: LiveBackend) -> Binding:
         on_backend.same_model,
         on_backend.continues,
         DIALECTS[backend.kind].is_same,
+        build_abilities(config, name, backend.name),
     )
 
 

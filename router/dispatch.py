@@ -17,15 +17,15 @@ import asyncio
 
 import tenacity
 
-from backends.errors import BackendError, Overflow
-from policies.choose import choose, may_take_more
+from backends.errors import BackendError, Overflow, RouteMissing
+from policies.choose import choose, is_offered_by_none, may_take_more
 from policies.outcome import Outcome
 from policies.retry import Action, NextStep, Standing, next_step
 from router.answer_headers import waiting_headers
 from router.attempt import Attempt
 from router.call import Call
 from router.client import Client
-from router.faults import CallFailed, fault_of, no_backend, stream_error
+from router.faults import CallFailed, Fault, fault_of, no_api, nobody_can, stream_error
 from router.fleet import Binding, Fleet, LiveModel
 from router.outcomes import outcome_of
 from router.race import Race
@@ -38,10 +38,10 @@ async def dispatch(call: Call, client: Client, fleet: Fleet, recorder: Recorder)
     model = fleet.models[call.facts.model]
     now_s = asyncio.get_running_loop().time()
     choice = choose(call.facts, model.route, model.snapshot(now_s), fleet.rng)
-    if not choice.candidates:
-        raise CallFailed(no_backend(model.name))
-    model.budget.deposit(now_s)
     call.choice = choice.first_reason
+    if not choice.candidates:
+        raise CallFailed(nobody_can(call.facts, choice))
+    model.budget.deposit(now_s)
     call.candidates = choice.candidates
     first = model.bindings[choice.candidates[0].backend]
     _keep_awake(call, client, model, first, call.started_s)
@@ -72,7 +72,7 @@ async def _after_failure(ladder: Ladder, error: BackendError) -> None:
     except BackendError as last:
         error = last
     if not ladder.client.has_begun:
-        raise CallFailed(fault_of(error)) from error
+        raise CallFailed(ladder.fault_of(error)) from error
     unresumed = await ladder.carry_on(error)  # a broken stream goes on from another backend where that can be right
     if unresumed is None:
         return
@@ -97,6 +97,15 @@ class Ladder:
     async def carry_on(self, broken: BackendError) -> BackendError | None:
         """The rest of a stream that has begun, from other backends. Returns what it failed of, None where the client has it all."""
         return await Resumption(self._call, self._model, self.client, self._recorder).carry_on(broken)
+
+    def fault_of(self, error: BackendError) -> Fault:
+        """What the client is told of the last error: that its API is offered by nobody only where nobody else may have it."""
+        if isinstance(error, RouteMissing):
+            facts, now_s = self._call.facts, asyncio.get_running_loop().time()
+            choice = choose(facts, self._model.route, self._model.snapshot(now_s), self._recorder.rng)
+            if facts.pin or is_offered_by_none(choice):
+                return no_api(facts)
+        return fault_of(error)
 
     async def climb(self, first_error: BackendError) -> None:
         """Further attempts after `first_error`. Raises the last error where none succeeded."""
@@ -135,8 +144,8 @@ class Ladder:
 
     def _pass_over_those_no_larger(self) -> None:
         """Whoever is known to take no longer prompt than the one that has just refused it would only refuse it too."""
-        name, place = self._model.name, self._position
-        tokens = [self._model.bindings[each.backend].backend.context_tokens(name) for each in self._candidates]
+        place = self._position
+        tokens = [self._model.bindings[each.backend].abilities.context_tokens for each in self._candidates]
         further = range(place + 1, len(tokens))
         kept = [self._candidates[index] for index in further if may_take_more(tokens[index], tokens[place])]
         self._candidates = (*self._candidates[: place + 1], *kept)

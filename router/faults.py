@@ -19,6 +19,8 @@ from backends.errors import (
     Rejected,
 )
 from backends.faults import context_limit_tokens, error_text
+from policies.choose import Choice
+from policies.facts import MEDIA, CallFacts, Need
 from router.reading import BadCall
 
 MAX_RETRY_AFTER_S = 59  # more is ignored, and its client back sooner: above 60 by openai-node, from 60 by the AI SDK
@@ -100,6 +102,45 @@ def no_backend(model: str) -> Fault:
     """503 where no backend of the model can take this kind of call."""
     message = f"No backend of the model `{model}` can answer this kind of call."
     return Fault(503, message, "server_error", "no_backend", None, DEFAULT_RETRY_AFTER_S, may_retry=False)
+
+
+_ASKED = {
+    Need.MANY_CHOICES: "more than one choice (`n`)",
+    Need.LOGPROBS: "`logprobs`",
+    Need.IMAGES: "images",
+    Need.AUDIO: "audio",
+    Need.VIDEO: "video",
+    Need.FILES: "files",
+}
+
+
+def nobody_can(facts: CallFacts, choice: Choice) -> Fault:
+    """Where the choice leaves nobody: what the call asks for that no backend has, or not the one that it names. Waiting does not help."""
+    lacking = dict.fromkeys(name for passed in choice.passed_over for name in passed.lacking)
+    if not lacking:
+        return no_backend(facts.model)
+    if facts.api in lacking:
+        return no_api(facts)
+    needs = [Need(name) for name in lacking]
+    asked = " and ".join(_ASKED[need] for need in needs)
+    message = f"{_who(facts)} cannot do all that this call asks for: {asked}."
+    media = "input" if facts.kind == "responses" else "messages"
+    param = media if needs[0] in MEDIA else needs[0].value
+    return Fault(400, message, "invalid_request_error", "unsupported", param)
+
+
+def no_api(facts: CallFacts) -> Fault:
+    """404 where no backend of the model has the API that was called: OpenAI's own answer to chat with a model of another kind.
+
+    400 where the call names a backend that has not: another may have it.
+    """
+    message = f"{_who(facts)} does not offer the API that was called: {facts.api}."
+    return Fault(400 if facts.pin else 404, message, "invalid_request_error", "unsupported", "model")
+
+
+def _who(facts: CallFacts) -> str:
+    pin = f" on the backend `{facts.pin}`, which x-crossfade-backend names," if facts.pin else ""
+    return f"The model `{facts.model}`{pin}"
 
 
 def overloaded(wait_s: float) -> Fault:

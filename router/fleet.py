@@ -7,10 +7,11 @@ Health is kept per (replica, model): a wrong name for one model must not take th
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -23,15 +24,18 @@ from policies.choose import BackendView, ModelRoute, Snapshot
 from policies.ejection import ReplicaHealth, State, may_eject
 from policies.resume import ResumeRules, Skill
 from policies.retry import RetryRules
+from router.capabilities import Capabilities
 from router.gate import Gate
+
+log = logging.getLogger("crossfade.health")
 
 
 class LiveReplica:
     """One server and what is known of it now."""
 
     __slots__ = (
+        "about",
         "bias",
-        "context_tokens",
         "health",
         "in_flight",
         "lacks",
@@ -48,7 +52,7 @@ class LiveReplica:
         self.in_flight = 0
         self.bias = Bias()
         self.lacks: dict[str, str] = {}  # by model: what is wrong with it there, by the server's own lists
-        self.context_tokens: dict[str, int] = {}  # by model, where the server's own lists say it
+        self.about: tuple[bytes, ...] = ()  # what the server says of itself; asked for when it turns out well
         self.probe_said = ""
         self.probed_at_s: float | None = None
         self.skills: dict[str, Skill] = {}  # by model; what is not in it has not been found out yet
@@ -81,13 +85,11 @@ class LiveReplica:
 class LiveBackend:
     """A backend and its replicas. `slots`: how many calls one replica may have at once, None for any number."""
 
-    __slots__ = ("gate", "is_draining", "kind", "kinds", "leftovers", "name", "replicas", "slots")
+    __slots__ = ("gate", "is_draining", "kind", "leftovers", "name", "replicas", "slots")
 
-    def __init__(self, name: str, kind: str, kinds: frozenset[str] | None, replicas: list[LiveReplica], gate: Gate,
-                 slots: int | None = None):  # fmt: skip
+    def __init__(self, name: str, kind: str, replicas: list[LiveReplica], gate: Gate, slots: int | None = None):
         self.name = name
         self.kind = kind
-        self.kinds = kinds
         self.replicas = replicas
         self.gate = gate
         self.is_draining = False
@@ -115,11 +117,6 @@ class LiveBackend:
             if replica.health[model].state is State.IN_ROTATION
         ]
         return max(weights, default=1.0)
-
-    def context_tokens(self, model: str) -> int | None:
-        """The longest context of `model` on a replica; None where one of them does not say."""
-        known = [replica.context_tokens.get(model) for replica in self.replicas]
-        return None if None in known else max(tokens for tokens in known if tokens is not None)
 
     def pick(
         self, model: str, now_s: float, rng: random.Random, among: Sequence[LiveReplica] | None = None
@@ -165,7 +162,7 @@ class Binding:
     """A model on a backend: the name it has there, as a JSON string, how that is undone in answers, and how long things may take.
 
     `same_model`, `continues`: whether, and how, a stream that broke elsewhere may be resumed here. `is_same(asked, said)`: whether the
-    model that an answer names is the one asked for, None where that is not to be known.
+    model that an answer names is the one asked for, None where that is not to be known. `abilities`: what calls of the model can have here.
     """
 
     backend: LiveBackend
@@ -175,6 +172,7 @@ class Binding:
     same_model: bool = True
     continues: str = "auto"
     is_same: Callable[[str, str], bool] | None = None
+    abilities: Capabilities = field(default_factory=Capabilities)
 
     @property
     def plain_name(self) -> str:
@@ -201,6 +199,7 @@ class LiveModel:
     """A public model: where it may go, and what its calls may still spend on retries."""
 
     __slots__ = (
+        "_forgets_at_s",
         "_settled_at_s",
         "_well",
         "at_most_share",
@@ -240,10 +239,15 @@ class LiveModel:
         self.revision = revision
         self.unwell = 0
         self._settled_at_s = -math.inf
+        self._forgets_at_s = math.inf
         self._well = self._look(None)
 
     def snapshot(self, now_s: float) -> Snapshot:
         """What a choice may count on now. While all are in rotation, and nobody is ramped up, it is one and the same object."""
+        if now_s >= self._forgets_at_s:
+            for binding in self.bindings.values():
+                binding.abilities.forget(now_s)
+            self.note_abilities()
         if self.unwell and now_s >= self._settled_at_s:
             self.count_unwell(now_s)
         if not self.unwell and not any(b.backend.is_draining for b in self.bindings.values()):
@@ -253,7 +257,7 @@ class LiveModel:
     def _look(self, now_s: float | None) -> Snapshot:
         # Of a kind that this version cannot call: known to the route, and never a candidate.
         views = {
-            name: BackendView(name, False, kinds=frozenset())
+            name: BackendView(name, False, is_callable=False)
             for name in self.route.backends
             if name not in self.bindings
         }
@@ -262,9 +266,26 @@ class LiveModel:
             takes = now_s is None or any(replica.takes(self.name, now_s) for replica in backend.replicas)
             weight = 1.0 if now_s is None else backend.weight(self.name, now_s)
             views[name] = BackendView(
-                name, in_rotation=takes, is_draining=backend.is_draining, kinds=backend.kinds, weight=weight
+                name,
+                in_rotation=takes,
+                is_draining=backend.is_draining,
+                lacks=binding.abilities.lacks,
+                missing=binding.abilities.missing,
+                context_tokens=binding.abilities.context_tokens,
+                weight=weight,
             )
         return Snapshot.of(self.revision, views)
+
+    def note_abilities(self) -> None:
+        """Call after any change of what a backend can do for the model."""
+        self._well = self._look(None)
+        self._forgets_at_s = min((b.abilities.forgets_at_s for b in self.bindings.values()), default=math.inf)
+
+    def lacks_api(self, binding: Binding, api: str, now_s: float) -> None:
+        """An answer showed that the backend has no such API; for a while others are asked first."""
+        if binding.abilities.misses(api, now_s):
+            log.warning("%s on backend %s: it has no %s", self.name, binding.backend.name, api)
+        self.note_abilities()
 
     def may_eject_one(self) -> bool:
         """Whether one more replica of this model may leave the rotation: never the last one, and never too many at once."""
@@ -284,9 +305,10 @@ class LiveModel:
 
 @dataclass(slots=True)
 class Fleet:
-    """Everything behind the router, and the one source of chance."""
+    """Everything behind the router, and the one source of chance. `pass_paths` are sent on as they are, to whoever has them."""
 
     backends: dict[str, LiveBackend]
     models: dict[str, LiveModel]
     revision: int
     rng: random.Random
+    pass_paths: tuple[str, ...] = ()

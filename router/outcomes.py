@@ -11,6 +11,7 @@ KINDS: dict[type[errors.BackendError], OutcomeKind] = {
     errors.Rejected: OutcomeKind.REJECTED,
     errors.Overflow: OutcomeKind.OVERFLOW,
     errors.NotServed: OutcomeKind.NOT_SERVED,
+    errors.RouteMissing: OutcomeKind.ROUTE_MISSING,
     errors.KeyRefused: OutcomeKind.KEY_REFUSED,
     errors.FirstTokenTimeout: OutcomeKind.FIRST_TOKEN_TIMEOUT,
     errors.AnswerTimeout: OutcomeKind.ANSWER_TIMEOUT,
@@ -26,6 +27,13 @@ KINDS: dict[type[errors.BackendError], OutcomeKind] = {
 def kind_of(error: errors.BackendError) -> OutcomeKind:
     """The outcome of an attempt that ended with `error`."""
     return KINDS[type(error)]
+
+
+def seen_from(kind: str, error: errors.BackendError) -> errors.BackendError:
+    """What `error` means for a call of `kind`: a server that has no chat is not one that lacks an API, but the wrong server."""
+    if type(error) is errors.RouteMissing and kind == "chat":
+        return errors.NotServed(str(error), status=error.status, body=error.body)
+    return error
 
 
 def outcome_of(error: errors.BackendError) -> Outcome:

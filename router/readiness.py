@@ -6,22 +6,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from policies.ejection import State
+from router.capabilities import Capabilities
 from router.fleet import Fleet, LiveReplica
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """For each model its backends' replicas with their state; ready where each model has one in rotation and the router is to stay."""
+    """For each model its backends' replicas with their state; ready where each model has one in rotation and the router is to stay.
+
+    `capabilities`: for each model and backend what it can do, and where that is known from.
+    """
 
     is_ready: bool
     revision: int
     models: dict[str, dict[str, list[dict[str, str]]]]
+    capabilities: dict[str, dict[str, dict[str, Any]]]
     is_stopping: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """The body; no addresses of backends, because load balancers and strangers read it."""
         status = "stopping" if self.is_stopping else "ready" if self.is_ready else "not ready"
-        return {"status": status, "revision": self.revision, "models": self.models}
+        return {
+            "status": status,
+            "revision": self.revision,
+            "models": self.models,
+            "capabilities": self.capabilities,
+        }
 
 
 def readiness(fleet: Fleet, *, is_stopping: bool = False) -> Readiness:
@@ -37,7 +47,23 @@ def readiness(fleet: Fleet, *, is_stopping: bool = False) -> Readiness:
         is_ready = is_ready and any(
             row["state"] == State.IN_ROTATION.value for replicas in rows.values() for row in replicas
         )
-    return Readiness(is_ready and not is_stopping, fleet.revision, models, is_stopping)
+    capabilities = {
+        model.name: {name: _capabilities(binding.abilities) for name, binding in model.bindings.items()}
+        for model in fleet.models.values()
+    }
+    return Readiness(is_ready and not is_stopping, fleet.revision, models, capabilities, is_stopping)
+
+
+def _capabilities(abilities: Capabilities) -> dict[str, Any]:
+    """What is known of a backend, and by whom it is said; of what does not stand here all is taken to be possible."""
+    said: dict[str, Any] = {
+        name: {"can": can, "from": source.value} for name, (can, source) in abilities.known().items()
+    }
+    said |= {api: {"can": False, "from": "answers"} for api in sorted(abilities.missing)}
+    context = abilities.context()
+    if context is not None:
+        said["context_tokens"] = {"tokens": context[0], "from": context[1].value}
+    return said
 
 
 def _state(replica: LiveReplica, model: str, is_draining: bool) -> dict[str, str]:

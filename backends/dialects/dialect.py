@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from backends.dialects.abilities import Abilities, says_nothing
 from backends.dialects.lists import Presence, unknown
 
 MEDIA = frozenset({"images", "audio", "video", "files"})  # what a prompt may hold beside text
@@ -17,7 +18,9 @@ class Dialect:
     `list_paths` are asked with GET after its models; `presence(bodies, name)` says what the bodies mean for one (b"" where none came).
     `is_same(asked, said)`: whether an answer's `model` is the one asked for; None where servers of this kind name it as they like.
     `lacks`: the APIs (chat, tokenize …) that no server of this kind has as others have them, and what calls may need (n, logprobs,
-    images …) that it drops without a word or takes for the client's mistake; what a server says of itself beats it.
+    images …) that it drops without a word or takes for the client's mistake; what a server says of itself beats it. `about_paths` are
+    asked with GET once in a server's life; `abilities(bodies, name, paths)` says what the bodies, those of `list_paths` before those of
+    `about_paths`, mean for a model and for the further paths that clients may call.
     """
 
     kind: str
@@ -27,3 +30,5 @@ class Dialect:
     presence: Callable[[Sequence[bytes], str], Presence] = unknown
     is_same: Callable[[str, str], bool] | None = None
     lacks: frozenset[str] = frozenset()
+    about_paths: tuple[str, ...] = ()
+    abilities: Callable[[Sequence[bytes], str, Sequence[str]], Abilities] = says_nothing

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from backends.dialects.abilities import told_by_llama_server
 from backends.dialects.dialect import MEDIA, Dialect
 from backends.dialects.lists import says_no_error
 
 # 503 while the model loads (captured). It serves its one model under every name, and answers with its own. To an image without a
 # projector it answers 500 (captured). Its `/tokenize` takes `content` where vLLM's takes messages, and to those answers 200 and no tokens.
-LLAMA_SERVER = Dialect("llama-server", "/health", says_no_error, lacks=MEDIA | {"tokenize"})
+LLAMA_SERVER = Dialect(
+    "llama-server",
+    "/health",
+    says_no_error,
+    lacks=MEDIA | {"tokenize"},
+    about_paths=("/props",),
+    abilities=told_by_llama_server,
+)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from backends.dialects.abilities import told_by_lmstudio
 from backends.dialects.dialect import MEDIA, Dialect
 from backends.dialects.lists import is_same_in_lmstudio, lists_models, loaded_by_lmstudio
 
 # `GET /health` of LM Studio answers 200 with an error in the body to anything, so only its model list tells. A call of a name that it
-# does not know is answered by the one model that is loaded, and `model` says so (its issue 619); vLLM would answer 404.
+# does not know is answered by the one model that is loaded, and `model` says so (its issue 619); vLLM would answer 404. Its logprobs are
+# null, without an error (lms#60), and `n` is in no documentation of it.
 LMSTUDIO = Dialect(
     "lmstudio",
     "/v1/models",
@@ -14,6 +16,6 @@ LMSTUDIO = Dialect(
     ("/v1/models", "/api/v0/models"),
     loaded_by_lmstudio,
     is_same_in_lmstudio,
-    lacks=MEDIA
-    | {"n", "logprobs", "tokenize"},  # its issue lms#60: logprobs are null, without an error; n is in no documentation
+    lacks=MEDIA | {"n", "logprobs", "tokenize"},
+    abilities=told_by_lmstudio,
 )

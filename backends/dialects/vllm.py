@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from backends.dialects.abilities import told_by_vllm
 from backends.dialects.dialect import MEDIA, Dialect
 from backends.dialects.lists import says_no_error, served_by_vllm
 
 # 200 with an empty body once the model is loaded, 503 when the engine is dead (captured). gpt-oss drops an image and answers 200
 # (captured), and nothing that a server says tells its model from one that sees: the configuration says which one does.
-VLLM = Dialect("vllm", "/health", says_no_error, ("/v1/models",), served_by_vllm, lacks=MEDIA)
+VLLM = Dialect(
+    "vllm",
+    "/health",
+    says_no_error,
+    ("/v1/models",),
+    served_by_vllm,
+    lacks=MEDIA,
+    about_paths=("/openapi.json",),
+    abilities=told_by_vllm,
+)

@@ -16,12 +16,12 @@ from backends.dialects import DIALECTS
 from backends.faults import MALFORMED
 from policies.choose import BackendView, Choice, Snapshot, choose, describe
 from policies.facts import CallFacts
-from router.building import FIRST_REVISION, build_admission, build_route
+from router.building import FIRST_REVISION, build_abilities, build_admission, build_route
 from router.call import HeaderView
 from router.cli.check import DEFAULT_FILE
 from router.config import Config, ConfigInvalid, load
 from router.endpoints import KINDS
-from router.faults import CallFailed
+from router.faults import CallFailed, nobody_can
 from router.needs import needs_of
 from router.reading import BadCall, read_body
 
@@ -49,17 +49,24 @@ def explain(
     """Say which backend a request would go to, and why. All backends are taken to be in rotation."""
     choice, error = Choice(()), ""
     try:
-        choice = _choose(load(config, os.environ).config, _read(request))
+        facts, choice = _choose(load(config, os.environ).config, _read(request))
+        if not choice.candidates:
+            error = _error(nobody_can(facts, choice).message)
     except ConfigInvalid as exc:
         error = "\n".join(map(str, exc.problems))
     except (BadCall, CallFailed) as exc:
-        error = f"The request would be answered with an error: {exc}"
+        error = _error(str(exc))
     if as_json:
         typer.echo(json.dumps(_document(choice, error), indent=2))
     else:
-        typer.echo(error or "\n".join(describe(choice)), err=bool(error))
+        lines = describe(choice) if choice != Choice(()) else []
+        typer.echo("\n".join([*lines, *filter(None, [error])]), err=bool(error))
     if error:
         raise typer.Exit(1)
+
+
+def _error(message: str) -> str:
+    return f"The request would be answered with an error: {message}"
 
 
 def _read(source: str) -> Request:
@@ -73,7 +80,13 @@ def _read(source: str) -> Request:
         return Request(body=msgspec.Raw(text))
 
 
-def _choose(config: Config, asked: Request) -> Choice:
+def _view(config: Config, model: str, backend: str) -> BackendView:
+    """In rotation, and as able as its kind and the configuration say: nobody is asked."""
+    abilities = build_abilities(config, model, backend)
+    return BackendView(backend, in_rotation=True, lacks=abilities.lacks, context_tokens=abilities.context_tokens)
+
+
+def _choose(config: Config, asked: Request) -> tuple[CallFacts, Choice]:
     kind = KINDS.get(asked.path, "pass")
     if kind == "pass" and asked.path not in config.server.pass_paths:
         raise BadCall(f"there is nothing at the path {asked.path}")
@@ -97,16 +110,18 @@ def _choose(config: Config, asked: Request) -> Choice:
         needs=needs_of(kind, body),
         path=asked.path if kind == "pass" else "",
     )
-    views = {name: BackendView(name, in_rotation=True) for name in callable_now}
-    views |= {name: BackendView(name, False, kinds=frozenset()) for name in model.on if name not in views}
+    views = {name: _view(config, body.model, name) for name in callable_now}
+    views |= {name: BackendView(name, False, is_callable=False) for name in model.on if name not in views}
     snapshot = Snapshot.of(FIRST_REVISION, views)
-    return choose(facts, build_route(body.model, model), snapshot, random.Random())
+    return facts, choose(facts, build_route(body.model, model), snapshot, random.Random())
 
 
 def _document(choice: Choice, error: str) -> dict[str, Any]:
     return {
         "error": error or None,
         "candidates": [{"backend": c.backend, "reason": c.reason.value, "detail": c.detail} for c in choice.candidates],
-        "passed_over": [{"backend": p.backend, "reason": p.reason.value} for p in choice.passed_over],
+        "passed_over": [
+            {"backend": p.backend, "reason": p.reason.value, "lacking": list(p.lacking)} for p in choice.passed_over
+        ],
         "sticks_by": {"key": choice.cohort[0], "value": choice.cohort[1]} if choice.cohort else None,
     }

@@ -30,6 +30,12 @@ from router.config.rollout import Rollout, Shadow
 
 CallKind = Literal["chat", "completions", "embeddings", "responses", "messages"]
 
+# What a backend may be able to do or not: answer these APIs, and what calls ask for beside text.
+Ability = Literal[
+    "chat", "completions", "embeddings", "responses", "messages", "count_tokens", "tokenize",
+    "n", "logprobs", "images", "audio", "video", "files",
+]  # fmt: skip
+
 # What a call is, as opposed to how it is answered: never filled in for the client.
 _NOT_SAMPLING = frozenset(
     {"model", "messages", "prompt", "input", "stream", "stream_options", "tools", "tool_choice", "n"}
@@ -46,6 +52,13 @@ class OnBackend(Section):
     )
     continues: YesNoAuto = Field(
         default="auto", description="Whether the backend continues a partial assistant message; auto finds out."
+    )
+    can: dict[Ability, bool] = Field(
+        default_factory=dict,
+        description="What the backend can (true) or cannot (false) do with the model; what is not named is found out.",
+    )
+    context_tokens: Count | None = Field(
+        default=None, description="Tokens that a prompt and its answer may have together; unset: found out."
     )
 
     @model_validator(mode="before")

@@ -19,6 +19,7 @@ from backends.errors import (
     ProtocolBroken,
     Refused,
     Rejected,
+    RouteMissing,
 )
 from backends.faults import MAX_MESSAGE_CHARS, error_text, fault_of_answer, fault_of_error, retry_after_s
 from tests.backends.captured import captured, events_of
@@ -41,14 +42,14 @@ CAPTURED: list[tuple[str, Fault]] = [
     ("vllm-0.33-gpt-oss/err_model", NotServed),
     ("vllm-0.33-gpt-oss/fail_paused", Refused),
     ("vllm-0.33-gpt-oss/fail_dead", Failed),
-    ("vllm-0.33-gpt-oss/unknown_route", NotServed),
-    ("vllm-0.33-gpt-oss/wrong_method", NotServed),
+    ("vllm-0.33-gpt-oss/unknown_route", RouteMissing),
+    ("vllm-0.33-gpt-oss/wrong_method", RouteMissing),
     ("vllm-0.33-gpt-oss/trailing_slash", ProtocolBroken),
     ("vllm-0.33-gpt-oss/render", KeyRefused),
     ("vllm-0.32-smollm2/32_err_context_overflow", Overflow),
     ("vllm-0.32-smollm2/33_err_max_tokens_too_big", Rejected),
     ("llama-server-smollm2/32_err_context_overflow", Overflow),
-    ("llama-server-smollm2/35_err_unknown_path", NotServed),
+    ("llama-server-smollm2/35_err_unknown_path", RouteMissing),
     ("llama-server-smollm2/31_err_invalid_json", Rejected),
     ("llama-server-smollm2/34_err_max_tokens_negative", Rejected),
 ]
@@ -108,7 +109,7 @@ SEEN: list[tuple[str, int, bytes, Fault]] = [
         Overflow,
     ),
     ("FastAPI: validation", 422, b'{"detail":[{"loc":["body","model"],"msg":"field required"}]}', Rejected),
-    ("LM Studio: an unknown path", 200, string("Unexpected endpoint or method. (POST /chat/completions)"), NotServed),
+    ("LM Studio: an unknown path", 200, string("Unexpected endpoint or method. (POST /chat/completions)"), RouteMissing),
     ("LM Studio: json_object", 400, string("'response_format.type' must be 'json_schema' or 'text'"), Rejected),
     (
         "LM Studio: a named tool",
@@ -188,7 +189,7 @@ SEEN: list[tuple[str, int, bytes, Fault]] = [
     ("a code that is true", 200, openai("x", code=True), Failed),
     ("too large", 413, b"<html>413</html>", Rejected),
     ("a time-out of the server's own", 408, b"", Failed),
-    ("not implemented", 501, b"", NotServed),
+    ("not implemented", 501, b"", RouteMissing),
     ("HTML of a proxy", 502, b"<html><h1>Bad Gateway</h1></html>", Failed),
     ("a 500 that speaks of context", 500, openai("crashed at maximum context length"), Failed),
     ("an empty error", 200, b'{"error":{}}', Failed),

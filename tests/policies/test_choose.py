@@ -54,7 +54,7 @@ STATES: dict[str, dict[str, Any]] = {
     "ejected": {"in_rotation": False},
     "draining": {"in_rotation": True, "is_draining": True},
     "small": {"in_rotation": True, "context_tokens": 100},
-    "embeddings only": {"in_rotation": True, "kinds": frozenset({"embeddings"})},
+    "embeddings only": {"in_rotation": True, "lacks": frozenset({"chat"})},
 }
 
 
@@ -185,8 +185,8 @@ def test_no_fallback_is_no_fallback(call: Call) -> None:
 
 
 @pytest.mark.parametrize(("state", "expected"), [(state, state == "well") for state in STATES])
-def test_only_when_all_is_well_nobody_has_to_be_looked_at(state: str, expected: bool) -> None:
-    assert snapshot(vllm=state).all_in_rotation is expected
+def test_only_when_all_is_well_nobody_has_to_be_looked_at(state: str, expected: bool, call: Call) -> None:
+    assert snapshot(vllm=state).passes_none_over(call()) is expected
 
 
 def test_the_short_way_and_the_long_way_agree(call: Call) -> None:
@@ -230,8 +230,8 @@ DESCRIBED: list[tuple[str, dict[str, Any], dict[str, str], list[str]]] = [
         {"pin": "vllm"},
         {"vllm": "embeddings only"},
         [
-            "No backend can answer this kind of call.",
-            "-  vllm was passed over: it does not answer this kind of call",
+            "No backend can answer this call.",
+            "-  vllm was passed over: it lacks what the call needs: chat",
         ],
     ),
 ]

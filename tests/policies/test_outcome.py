@@ -8,6 +8,7 @@ from policies.outcome import OUTCOMES, OutcomeKind
 
 CALLERS_DOING = {OutcomeKind.REJECTED, OutcomeKind.OVERFLOW, OutcomeKind.CLIENT_GONE, OutcomeKind.DEADLINE}
 CHANCE = {OutcomeKind.DIVERGED, OutcomeKind.OUTRUN}
+NOT_OFFERED = {OutcomeKind.ROUTE_MISSING}
 OVER = {
     OutcomeKind.OK,
     OutcomeKind.REJECTED,
@@ -26,7 +27,7 @@ def test_every_kind_has_its_row(kind: OutcomeKind) -> None:
 
 @pytest.mark.parametrize("kind", OutcomeKind)
 def test_only_the_backends_own_failures_count_against_it(kind: OutcomeKind) -> None:
-    is_innocent = kind is OutcomeKind.OK or kind in CALLERS_DOING | CHANCE
+    is_innocent = kind is OutcomeKind.OK or kind in CALLERS_DOING | CHANCE | NOT_OFFERED
     assert OUTCOMES[kind].counts_against_backend is not is_innocent
 
 

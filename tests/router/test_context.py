@@ -11,7 +11,7 @@ from policies.choose import may_take_more
 from tests.running import config_for, running
 from tests.upstream import Script, Upstream, answer, says, sends
 
-TOO_LONG = sends(answer({"error": {"message": "This model's maximum context length is 4 tokens."}}, "400 Bad Request"))
+TOO_LONG = sends(answer({"error": {"message": "This model's maximum context length is 400 tokens."}}, "400 Bad Request"))
 
 
 def server(name: str, script: Script, tokens: int | None) -> Upstream:
@@ -20,14 +20,14 @@ def server(name: str, script: Script, tokens: int | None) -> Upstream:
     return Upstream(script, lists={"/v1/models": answer({"object": "list", "data": [entry]})})
 
 
-# Contexts of a, b and c -> who is asked, in order; all but c find it too long.
+# Contexts of a, b and c -> who is asked, in order; all but c find it too long, which nobody could tell by its bytes.
 WAYS: list[tuple[str, tuple[int | None, ...], str, int]] = [
-    ("the next has as little: it is passed over", (4, 4, 8), "ac", 200),
-    ("the next has less: it is passed over", (4, 2, 8), "ac", 200),
-    ("the next has more: it is asked", (4, 6, 8), "abc", 200),
-    ("nothing is known of the next: it is asked", (4, None, 8), "abc", 200),
-    ("nothing is known of the first: all are asked", (None, 4, 8), "abc", 200),
-    ("nobody has more: the client hears of it at once", (8, 4, 8), "a", 400),
+    ("the next has as little: it is passed over", (400, 400, 800), "ac", 200),
+    ("the next has less: it is passed over", (400, 200, 800), "ac", 200),
+    ("the next has more: it is asked", (400, 600, 800), "abc", 200),
+    ("nothing is known of the next: it is asked", (400, None, 800), "abc", 200),
+    ("nothing is known of the first: all are asked", (None, 400, 800), "abc", 200),
+    ("nobody has more: the client hears of it at once", (800, 400, 800), "a", 400),
 ]
 
 

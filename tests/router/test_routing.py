@@ -145,7 +145,7 @@ models: {jane: {on: {cloud: gpt, a: real-a}, split: {cloud: 1.0}}}
 """
     said = explained(text, '{"model":"jane","messages":[{"role":"user","content":"hi"}]}', tmp_path, monkeypatch)
     assert said["candidates"] == [{"backend": "a", "reason": "fallback", "detail": ""}]
-    assert said["passed_over"] == [{"backend": "cloud", "reason": "incapable"}]
+    assert said["passed_over"] == [{"backend": "cloud", "reason": "incapable", "lacking": []}]
 
 
 BAD: list[tuple[str, str]] = [
