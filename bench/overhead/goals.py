@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.overhead.measure import Summary
+from bench.overhead.measure import BARE, DIFFERENCE, OURS, Summary
 
-MB = 1e6
+US, MB = 1e-6, 1e6
 SOAK_GROWTH_BYTES = 2 * MB  # an allocator's arena or two; a leak of 100 bytes a call makes 5 MB of 50,000 calls
 
 Figure = Callable[[Summary], float | None]
@@ -49,7 +49,7 @@ def _met(is_met: bool) -> str:
 
 def _own(field: str, unit: float = 1.0) -> Figure:
     def figure(summary: Summary) -> float | None:
-        spread = summary.get("crossfade", {}).get(field)
+        spread = summary.get(OURS, {}).get(field)
         return spread.median / unit if spread else None
 
     return figure
@@ -59,6 +59,16 @@ def _ratio(field: str, other: str) -> Figure:
     def figure(summary: Summary) -> float | None:
         ours, theirs = (summary.get(name, {}).get(field) for name in ("crossfade", other))
         return ours.median / theirs.median if ours and theirs and theirs.median else None
+
+    return figure
+
+
+def _over_bare(field: str) -> Figure:
+    """What our row costs more than bare pass-through, in microseconds."""
+
+    def figure(summary: Summary) -> float | None:
+        spread = summary.get(DIFFERENCE, {}).get(field)
+        return spread.median / US if spread else None
 
     return figure
 
@@ -77,6 +87,8 @@ GOALS = (
     Goal("CPU per call of 32 KB / vllm-router", _ratio("call_32k_cpu_s", "vllm-router"), None, 0.9),
     Goal("CPU per paced chunk / nginx", _ratio("chunk_cpu_s", "nginx"), 1.6, 1.3),
     Goal("CPU per paced chunk / vllm-router", _ratio("chunk_cpu_s", "vllm-router"), None, 1.0),
+    Goal(f"CPU us per call of 1 KB, {OURS} - {BARE}", _over_bare("call_1k_cpu_s"), 30, form="{:.1f}"),
+    Goal(f"CPU us per paced chunk, {OURS} - {BARE}", _over_bare("chunk_cpu_s"), 6, form="{:.1f}"),
     Goal("paced chunks / direct", _ratio("chunks_per_s", "direct"), 0.99, at_least=True, form="{:.3f}"),
     Goal("first token p99 at 100 streams, ms", _own("first_token_p99_s", 1e-3), 5.0, 2.0),
     Goal("calls/s, one worker", _own("calls_per_s"), 5000, 12_000, at_least=True, form="{:.0f}"),

@@ -82,10 +82,10 @@ class Harness:
         if (status := self.upstream.poll()) is not None:
             raise CannotRun(f"the scripted upstream ended with status {status}")
 
-    def load(self, port: int, body: str, shape: LoadShape) -> LoadResult:
-        """Put the load on whatever listens on `port`; `body` is `1k`, `32k` or `1k-stream`. Raises CannotRun."""
+    def load(self, port: int, path: str, body: str, shape: LoadShape) -> LoadResult:
+        """Put the load on `path` of whatever listens on `port`; `body` is `1k`, `32k` or `1k-stream`. Raises CannotRun."""
         numbers = (port, shape.connections, shape.stagger_us, shape.warm_s, shape.seconds, shape.calls)
-        command = [str(self.load_program), *map(str, numbers), str(self.bodies / body)]
+        command = [str(self.load_program), *map(str, numbers), str(self.bodies / body), path]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             try:
                 keep_off_the_way(process.pid)

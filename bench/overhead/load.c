@@ -1,6 +1,6 @@
 // The load generator of the overhead bench: chat calls over kept connections, each busy all the time, timed one by one.
 //
-// usage: load PORT CONNECTIONS STAGGER_US WARM_S SECONDS CALLS BODY_FILE
+// usage: load PORT CONNECTIONS STAGGER_US WARM_S SECONDS CALLS BODY_FILE PATH
 //
 // Each connection sends the next call as soon as the last one ended, the i-th beginning i * STAGGER_US after the start, until
 // SECONDS are over or CALLS (0: any number) have begun; what is running then may end. Callers are named in x-user-id, 1,000 of
@@ -48,6 +48,7 @@ static struct conn *conns;
 static int port, connections, epoll_fd;
 static long calls_limit, begun, ended, failed, chunks, calls_in_window, chunks_in_window;
 static int64_t window_from_ns, window_to_ns;
+static const char *path;
 static char *body, first_failure[200];
 static size_t body_len;
 static struct samples answer_us, first_us, gap_us, way_us;
@@ -123,9 +124,9 @@ static void begin(struct conn *c, int64_t now) {
   static char request[1 << 17];
   if (c->fd < 0) reach(c);
   size_t n = (size_t)sprintf(request,
-                             "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"
+                             "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"
                              "Accept: */*\r\nUser-Agent: load\r\nX-User-Id: user-%ld\r\nContent-Length: %zu\r\n\r\n",
-                             port, begun % CALLERS, body_len);
+                             path, port, begun % CALLERS, body_len);
   memcpy(request + n, body, body_len);
   begun++;
   c->began_ns = now;
@@ -279,11 +280,12 @@ static void print_result(int64_t from_ns) {
 }
 
 int main(int argc, char **argv) {
-  if (argc != 8) return fprintf(stderr, "usage: load PORT CONNECTIONS STAGGER_US WARM_S SECONDS CALLS BODY_FILE\n"), 2;
+  if (argc != 9) return fprintf(stderr, "usage: load PORT CONNECTIONS STAGGER_US WARM_S SECONDS CALLS BODY_FILE PATH\n"), 2;
   port = atoi(argv[1]);
   connections = atoi(argv[2]);
   calls_limit = atol(argv[6]);
   read_body(argv[7]);
+  path = argv[8];
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   epoll_fd = epoll_create1(0);
   int timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);

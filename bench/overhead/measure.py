@@ -21,6 +21,11 @@ from bench.overhead.processes import Running, ask, cpu_s, machine_busy_s, memory
 from bench.overhead.proxies import Proxy
 
 US_PER_S = 1e6
+OURS, BARE = "crossfade", "crossfade-pass"
+DIFFERENCE = (
+    f"{OURS} - {BARE}"  # what reading and rewriting costs beyond relaying; no proxy, so it has these fields only
+)
+CPU_FIELDS = ("call_1k_cpu_s", "call_32k_cpu_s", "chunk_cpu_s")
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,8 +85,19 @@ def summarize(rounds: list[dict[str, Measured]]) -> Summary:
         for field in Measured.__struct_fields__:
             values = [value for found in rounds if (value := getattr(found[name], field)) is not None]
             if values:
-                figures[field] = Spread(statistics.median(values), min(values), max(values))
+                figures[field] = _spread(values)
+    if all(name in rounds[0] for name in (OURS, BARE)):
+        summary[DIFFERENCE] = {field: _spread(_differences(rounds, field)) for field in CPU_FIELDS}
     return summary
+
+
+def _differences(rounds: list[dict[str, Measured]], field: str) -> list[float]:
+    """Round by round, so that a noisy minute falls on both."""
+    return [getattr(found[OURS], field) - getattr(found[BARE], field) for found in rounds]
+
+
+def _spread(values: list[float]) -> Spread:
+    return Spread(statistics.median(values), min(values), max(values))
 
 
 class _Turn:
@@ -136,7 +152,7 @@ class _Turn:
         """Put a load on; what came of it, and the CPU time that it took the proxy."""
         pid = self._process.pid
         before_s, harness_before_s = cpu_s(pid) if pid else 0.0, cpu_s(self._harness.upstream.pid)
-        result = self._harness.load(self._process.port, body, shape)
+        result = self._harness.load(self._process.port, self._process.proxy.path, body, shape)
         used_s = cpu_s(pid) - before_s if pid else None
         self._harness_cpu_s = cpu_s(self._harness.upstream.pid) - harness_before_s
         self._failed += result.failed
@@ -152,10 +168,11 @@ class _Turn:
 
     def _check_answers(self) -> None:
         """One call and one stream, read in full: a proxy that answers wrongly must not be timed. Raises CannotRun."""
-        name, model = self._process.proxy.name, b'"model":"%b"' % self._process.proxy.model.encode()
+        proxy, port = self._process.proxy, self._process.port
+        name, model = proxy.name, b'"model":"%b"' % proxy.model.encode()
         try:
-            _, whole = ask(self._process.port, (self._harness.bodies / "1k").read_bytes())
-            _, stream = ask(self._process.port, (self._harness.bodies / "1k-stream").read_bytes())
+            _, whole = ask(port, proxy.path, (self._harness.bodies / "1k").read_bytes())
+            _, stream = ask(port, proxy.path, (self._harness.bodies / "1k-stream").read_bytes())
         except (OSError, http.client.HTTPException) as exc:
             raise CannotRun(f"{name} broke off an answer: {exc!r}") from exc
         chunks, models = stream.count(b'"content":"t'), stream.count(model)

@@ -50,7 +50,7 @@ def running(proxy: Proxy, harness: Harness, folder: Path) -> Iterator[Running]:
         )
         try:
             body = (harness.bodies / "1k").read_bytes()
-            while not _answers(setup.port, body):
+            while not _answers(setup.port, proxy.path, body):
                 if process.poll() is not None or time.monotonic() - began_s > START_S:
                     said = (folder / "log").read_text(errors="replace")[-1500:]
                     raise CannotRun(f"{proxy.name} does not answer (status {process.poll()}); its log ends:\n{said}")
@@ -88,20 +88,20 @@ def machine_busy_s() -> float:
     return (user + nice + system + sum(others)) / TICKS_PER_S
 
 
-def ask(port: int, body: bytes, timeout_s: float = 10.0) -> tuple[int, bytes]:
+def ask(port: int, path: str, body: bytes, timeout_s: float = 10.0) -> tuple[int, bytes]:
     """One call over a connection of its own: status and body. Raises OSError and HTTPException."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
     try:
-        connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+        connection.request("POST", path, body, {"content-type": "application/json"})
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:
         connection.close()
 
 
-def _answers(port: int, body: bytes) -> bool:
+def _answers(port: int, path: str, body: bytes) -> bool:
     try:
-        return ask(port, body)[0] == 200
+        return ask(port, path, body)[0] == 200
     except (OSError, http.client.HTTPException):
         return False
 

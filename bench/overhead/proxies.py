@@ -37,22 +37,35 @@ Command = Callable[[Setup], list[str]]
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """One row of the table. No `command`: the upstream itself. `lacks()` is "" or says what to install; `model` is the name in answers."""
+    """One row of the table. No `command`: the upstream itself. `lacks()` is "" or says what to install; `model` is the name in answers.
+
+    `path` is where calls are sent.
+    """
 
     name: str
     command: Command | None
     lacks: Callable[[], str] = lambda: ""
     model: str = BACKENDS_MODEL
+    path: str = "/v1/chat/completions"
 
+
+PASS_PATH = "/v1/score"  # one of `server.pass_paths` by default; the scripted upstream answers every path alike
 
 # -- Crossfade ---------------------------------------------------------------------------------------
 
 
 def _crossfade(setup: Setup) -> list[str]:
-    """Everything on: two backends, callers kept on theirs by a header, a rule, fallback, retries, ejection, metrics.
+    """The flagship path: the public name differs from the backends', so that every answer and every chunk is rewritten."""
+    return _serve(setup, report_model="public")
 
-    The public name differs from the backends', so that every answer and every chunk is rewritten.
-    """
+
+def _crossfade_pass(setup: Setup) -> list[str]:
+    """The same, sent to a path whose answers are relayed as they are, and under the name that they have anyway: nothing is rewritten."""
+    return _serve(setup, report_model="backend")
+
+
+def _serve(setup: Setup, report_model: str) -> list[str]:
+    """Everything on: two backends, callers kept on theirs by a header, a rule, fallback, retries, ejection, metrics."""
     names = ("baseline", "candidate")
     config = {
         "server": {"host": "127.0.0.1", "port": setup.port},
@@ -64,6 +77,7 @@ def _crossfade(setup: Setup) -> list[str]:
                 "stick_by": ["header:x-user-id", "user", "conversation"],
                 "rules": [{"when": {"header": {"x-canary": "always"}}, "use": "candidate"}],
                 "fallback": list(names),
+                "report_model": report_model,
             }
         },
     }
@@ -149,6 +163,7 @@ PROXIES = {
         Proxy("nginx", _nginx, _lacks_nginx),
         Proxy("vllm-router", _vllm_router, _lacks_vllm_router),
         Proxy("raw-asgi-aiohttp", _passthrough, _lacks_aiohttp),
+        Proxy("crossfade-pass", _crossfade_pass, _lacks_crossfade, path=PASS_PATH),
         Proxy("crossfade", _crossfade, _lacks_crossfade, model="jane"),
     )
 }

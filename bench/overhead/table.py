@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.overhead.measure import Spread, Summary
+from bench.overhead.measure import DIFFERENCE, Spread, Summary
 
 US, MS, MB = 1e-6, 1e-3, 1e6
 Cell = Callable[[dict[str, Spread]], str]
@@ -33,7 +33,11 @@ def _one(field: str, unit: float, form: str = "{:.1f}", *, spread: bool = False)
 
 
 def _both(first: Cell, second: Cell) -> Cell:
-    return lambda figures: f"{first(figures)} / {second(figures)}"
+    def cell(figures: dict[str, Spread]) -> str:
+        texts = first(figures), second(figures)
+        return "-" if set(texts) == {"-"} else " / ".join(texts)
+
+    return cell
 
 
 COLUMNS = (
@@ -72,13 +76,15 @@ def remarks(summary: Summary) -> list[str]:
     """What a reader must know before believing the table."""
     found = []
     for name, figures in summary.items():
+        if name == DIFFERENCE:
+            continue
         if name != "direct" and figures["harness_share"].median > 0.9:
             found.append(
                 f"{name}: the harness was busy all the time, its calls/s are a lower bound; trust its CPU time."
             )
         if figures["failed"].highest:
             found.append(f"{name}: {figures['failed'].highest:.0f} calls failed in one round.")
-    others = max(figures["others_share"].highest for figures in summary.values())
+    others = max(figures["others_share"].highest for name, figures in summary.items() if name != DIFFERENCE)
     if others > 0.25:
         found.append(
             f"Other processes took up to {others:.0%} of a core meanwhile: wall figures are worse than they could be."

@@ -2,8 +2,9 @@
 //
 // usage: upstream PORTS CHUNKS GAP_US    listens on PORTS free ports of 127.0.0.1, prints them, serves until its parent ends.
 //
-// A POST that asks for a stream gets a role chunk, CHUNKS text chunks GAP_US apart (the first at once), a chunk with the
-// finish_reason, and [DONE]: the bytes that vLLM sends, one HTTP chunk and one send() for each event. Each text begins with "t"
+// A POST, to whatever path, that asks for a stream gets a role chunk, CHUNKS text chunks GAP_US apart (the first at once), a chunk with the
+// finish_reason, one with the usage if that is asked for, and [DONE]: the bytes that vLLM 0.33 sends, fields of its own included (as
+// captured), one HTTP chunk and one send() for each event. Each text begins with "t"
 // and the time of sending in ns (CLOCK_MONOTONIC), so that the load generator counts chunks by their content and knows how long
 // each was on its way. Any other POST gets a whole answer. A GET is a health probe.
 //
@@ -29,7 +30,7 @@
 enum { MAX_FDS = 4096, MAX_REQUEST = 131072, MAX_EVENTS = 512, NS_PER_US = 1000 };
 
 struct conn {
-  int fd, chunks_sent;
+  int fd, chunks_sent, wants_usage;
   int64_t due_ns;  // when the next chunk is due; 0: no stream is running
   size_t in_len;
   char in[MAX_REQUEST];
@@ -52,14 +53,20 @@ enum { WORD_COUNT = sizeof WORDS / sizeof *WORDS };
 static const char STREAM_HEAD[] = HEAD "content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
 static const char ROLE[] = CHUNK "{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}],"
                                  "\"prompt_token_ids\":null,\"prompt_text\":null}\n\n";
-static const char FINISH[] = CHUNK "{\"content\":\"\"},\"logprobs\":null,\"finish_reason\":\"stop\",\"stop_reason\":null,"
-                                   "\"token_ids\":null}]}\n\n";
+static const char FINISH[] = CHUNK "{},\"logprobs\":null,\"finish_reason\":\"stop\",\"stop_reason\":null,\"token_ids\":null,"
+                                   "\"weight_versions\":null}],\"system_fingerprint\":\"vllm-0.33.0-b5e92032\",\"kv_transfer_params\":null}\n\n";
+static const char USAGE[] =
+    "data: {\"id\":\"chatcmpl-887eecb47c3ab00e\",\"object\":\"chat.completion.chunk\",\"created\":1795383297,\"model\":"
+    "\"backends/own-name\",\"choices\":[],\"usage\":{\"prompt_tokens\":42,\"total_tokens\":142,\"completion_tokens\":100,"
+    "\"completion_tokens_details\":{\"reasoning_tokens\":0}},\"system_fingerprint\":\"vllm-0.33.0-b5e92032\"}\n\n";
 static const char ANSWER[] =
     "{\"id\":\"chatcmpl-b4f0355f61b357d3\",\"object\":\"chat.completion\",\"created\":1795383296,\"model\":\"backends/own-name\","
     "\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"The capital of France is Paris.\",\"refusal\":null,"
     "\"annotations\":null,\"audio\":null,\"function_call\":null,\"reasoning\":null},\"logprobs\":null,\"finish_reason\":\"stop\","
-    "\"stop_reason\":null,\"token_ids\":null}],\"service_tier\":null,\"system_fingerprint\":\"vllm-0.32.0-5d8b3e93\",\"usage\":"
-    "{\"prompt_tokens\":42,\"total_tokens\":50,\"completion_tokens\":8,\"prompt_tokens_details\":null},\"prompt_logprobs\":null}";
+    "\"stop_reason\":null,\"token_ids\":null,\"routed_experts\":null,\"weight_versions\":null}],\"service_tier\":null,"
+    "\"system_fingerprint\":\"vllm-0.33.0-b5e92032\",\"usage\":{\"prompt_tokens\":42,\"total_tokens\":50,\"completion_tokens\":8,"
+    "\"prompt_tokens_details\":null,\"completion_tokens_details\":{\"reasoning_tokens\":0}},\"prompt_logprobs\":null,"
+    "\"prompt_token_ids\":null,\"prompt_text\":null,\"kv_transfer_params\":null,\"ec_transfer_params\":null,\"metrics\":null}";
 static const char MODELS[] = "{\"object\":\"list\",\"data\":[{\"id\":\"backends/own-name\",\"object\":\"model\"}]}";
 
 static int64_t now_ns(void) {
@@ -100,7 +107,8 @@ static int sent_whole(struct conn *c, const char *body) {
 
 static int sent_text(struct conn *c) {
   char event[512];
-  int n = snprintf(event, sizeof event, CHUNK "{\"content\":\"t%lld%s\"},\"logprobs\":null,\"finish_reason\":null,\"token_ids\":null}]}\n\n",
+  int n = snprintf(event, sizeof event, CHUNK "{\"content\":\"t%lld%s\"},\"logprobs\":null,\"finish_reason\":null,\"token_ids\":null}],"
+                   "\"kv_transfer_params\":null}\n\n",
                    (long long)now_ns(), WORDS[c->chunks_sent % WORD_COUNT]);
   c->chunks_sent++;
   return sent_chunk(c, event, (size_t)n);
@@ -111,7 +119,9 @@ static int sent_due(struct conn *c) {  // the text that is due and, after the la
   c->due_ns += gap_ns;
   if (c->chunks_sent < chunks) return 1;
   stop_stream(c);
-  return sent_chunk(c, FINISH, sizeof FINISH - 1) && sent_chunk(c, "data: [DONE]\n\n", 14) && sent(c, "0\r\n\r\n", 5);
+  if (!sent_chunk(c, FINISH, sizeof FINISH - 1)) return 0;
+  if (c->wants_usage && !sent_chunk(c, USAGE, sizeof USAGE - 1)) return 0;
+  return sent_chunk(c, "data: [DONE]\n\n", 14) && sent(c, "0\r\n\r\n", 5);
 }
 
 static int started_stream(struct conn *c) {
@@ -124,6 +134,7 @@ static int started_stream(struct conn *c) {
 
 static int answered(struct conn *c, const char *body, size_t n) {
   if (c->in[0] == 'G') return sent_whole(c, strncmp(c->in, "GET /health ", 12) ? MODELS : "");
+  c->wants_usage = memmem(body, n, "\"include_usage\":true", 20) != NULL;
   if (memmem(body, n, "\"stream\":true", 13) || memmem(body, n, "\"stream\": true", 14)) return started_stream(c);
   return sent_whole(c, ANSWER);
 }
