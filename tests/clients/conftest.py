@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from tests.clients.node import built, installed
-from tests.clients.players import Players, all_players
+from tests.clients.players import SDK_PACKAGE, Players, all_players
 from tests.clients.stage import Stage, on_stage_of_its_own
 
 _HERE = Path(__file__).parent
@@ -32,7 +32,7 @@ def stage(whole_stage: Stage) -> Stage:
 @pytest.fixture(scope="session")
 def sdks() -> Path:
     """The package of scripts that call with the SDKs of Node applications, installed."""
-    return installed(_HERE / "sdks")
+    return installed(SDK_PACKAGE)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -17,6 +17,8 @@ _TOOLS = [
 ]
 _RESULTS = {"get_weather": "sunny in Paris", "get_time": "12:00 CET"}
 
+_LIMITS = {"temperature": "temperature", "maxTokens": "max_tokens"}
+
 
 class PythonPlayer:
     """Plays one call after another in the test's own loop."""
@@ -49,7 +51,8 @@ def _described(exc: openai.APIError) -> dict[str, Any]:
 
 def _body(asked: dict[str, Any], **more: Any) -> dict[str, Any]:
     usage = {"stream_options": {"include_usage": True}} if asked.get("usage") else {}
-    return {"model": "jane", "user": asked["user"], "messages": _HI, **usage, **more}
+    limits = {ours: asked[name] for name, ours in _LIMITS.items() if name in asked}
+    return {"model": "jane", "user": asked["user"], "messages": _HI, **usage, **limits, **more}
 
 
 async def _whole(client: AsyncOpenAI, asked: dict[str, Any]) -> dict[str, Any]:

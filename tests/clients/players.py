@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from tests.clients.node import playing
 from tests.clients.openai_python import PythonPlayer
 
+SDK_PACKAGE = Path(__file__).parent / "sdks"
 PYTHON = "openai for Python"
 NODE_SDKS = ("openai", "ai", "langchain")
 SDKS = (PYTHON, *NODE_SDKS)
@@ -29,8 +30,17 @@ Players = Mapping[str, Player]
 
 
 @asynccontextmanager
+async def player_of(package: Path, sdk: str) -> AsyncIterator[Player]:
+    """One SDK: of Node in a process of its own, Python's in the test's loop."""
+    if sdk == PYTHON:
+        yield PythonPlayer()
+    else:
+        async with playing(package / "play.mjs", sdk) as player:
+            yield player
+
+
+@asynccontextmanager
 async def all_players(package: Path) -> AsyncIterator[Players]:
-    """Each SDK of Node in a process of its own, and Python's in the test's loop."""
+    """Each of them."""
     async with AsyncExitStack() as stack:
-        scripts = {sdk: await stack.enter_async_context(playing(package / "play.mjs", sdk)) for sdk in NODE_SDKS}
-        yield {PYTHON: PythonPlayer(), **scripts}
+        yield {sdk: await stack.enter_async_context(player_of(package, sdk)) for sdk in SDKS}

@@ -5,7 +5,7 @@ JANE knows the URL in `LLM_API_URL` and nothing else; what it answers must not t
 
 from __future__ import annotations
 
-import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,10 +15,11 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from tests.clients.captured import BACKENDS, REASONS, SAYS, is_second_turn
+from tests.clients import lmstudio
+from tests.clients.captured import BACKENDS, REASONS, SAYS, is_second_turn, packets
 from tests.clients.node import serving
 from tests.clients.stage import MIDDLE, Stage, Unfinished, dies_between_turns, on_stage
-from tests.upstream import Received, chunked, event, hangs_up_after
+from tests.upstream import Received, chunked, event, hangs_up_after, sends
 
 pytestmark = [
     pytest.mark.node,
@@ -164,8 +165,28 @@ async def test_a_user_who_leaves_jane_frees_the_backend(running_jane: httpx.Asyn
     question = {"user": stage.callers["vllm"], "text": "hi"}
     async with running_jane.stream("POST", "/ask/stream", json=question) as response:
         assert json.loads((await anext(response.aiter_lines())).removeprefix("data: ")) == {"text": "one "}
-    async with asyncio.timeout(2.0):
-        await script.left.wait()
+    await script.is_left()
+    await stage.until_nothing_runs()
+
+
+async def test_a_prompt_that_is_too_long_for_all_keeps_its_code(running_jane: httpx.AsyncClient, stage: Stage) -> None:
+    stage.backends["vllm"].script = sends(*packets("vllm-0.33-gpt-oss/err_ctx"))
+    stage.backends["lmstudio"].script = sends(lmstudio.TOO_LONG)
+    for backend, path in itertools.product(BACKENDS, ("/ask", "/ask/stream")):
+        response = await running_jane.post(path, json={"user": stage.callers[backend], "text": "hi"})
+        assert (response.status_code, response.json()["code"]) == (400, "context_length_exceeded")
+
+
+async def test_with_all_backends_failing_the_router_is_asked_once(
+    running_jane: httpx.AsyncClient, stage: Stage
+) -> None:
+    for backend in stage.backends.values():
+        backend.script = sends(*packets("vllm-0.33-gpt-oss/fail_dead"))
+    before = await stage.calls_by_result()
+    response = await running_jane.post("/ask", json={"user": stage.callers["vllm"], "text": "hi"})
+    assert (response.status_code, response.json()["code"]) == (503, "backend_unavailable")
+    after = await stage.calls_by_result()
+    assert sum(after.values()) - sum(before.values()) == 1
 
 
 async def test_with_all_backends_down_jane_can_say_when_to_come_back(jane: Path) -> None:

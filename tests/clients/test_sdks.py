@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -122,6 +121,14 @@ async def test_an_aborted_stream_is_closed_at_the_backend_and_no_longer_in_fligh
     assert not stage.received[stage.other(backend)]
 
 
+@pytest.mark.parametrize("sdk", ["openai", "langchain"])  # the AI SDK reads on for nobody: it wants its abortSignal
+async def test_leaving_the_loop_over_a_stream_is_enough(players: Players, stage: Stage, sdk: str) -> None:
+    script = stage.backends["vllm"].script = Unfinished(MIDDLE)
+    assert (await players[sdk].play("leave", **call(stage)))["text"] == ["one "]
+    await script.is_left()
+    await stage.until_nothing_runs()
+
+
 # What a call is thrown with before its first content, and how many requests were made of it by default.
 OVERFLOW = {
     "openai for Python": "BadRequestError",
@@ -180,4 +187,27 @@ async def test_the_text_stream_of_the_ai_sdk_ends_silently_and_its_on_error_does
     saw = await players["ai"].play("text", **call(brittle_stage, backend))
     assert saw["text"] == ["Hel"]
     assert [error["code"] for error in saw["errors"]] == ["stream_broken"]
-    assert json.dumps(saw["finish"]) != '["stop"]'
+    assert saw["finish"] == ["error"]
+
+
+CUT = event({"tool_calls": [{"index": 0, "id": "1", "function": {"name": "get_time", "arguments": '{"tz'}}]})
+
+
+@EACH
+async def test_a_tool_call_that_is_cut_in_the_middle_is_thrown_and_nothing_goes_on_from_it(
+    players: Players, stage: Stage, sdk: str
+) -> None:
+    stage.backends["vllm"].script = hangs_up_after(*MIDDLE[:2], chunked(CUT))
+    saw = await players[sdk].play("tools", **call(stage, streams=True))
+    assert saw["requests"] == 1 and "tools" not in saw, "a second turn would bring what the tool said to half a call"
+    assert saw["thrown"]["message"]
+
+
+async def test_the_ai_sdk_runs_no_half_tool_call_but_goes_on_unless_an_error_stops_it(
+    players: Players, stage: Stage
+) -> None:
+    stage.backends["vllm"].script = hangs_up_after(*MIDDLE[:2], chunked(CUT))
+    saw = await players["ai"].play("tools", **call(stage, streams=True, goesOn=True))
+    assert saw["requests"] == 2 and saw["thrown"]["code"] == "stream_broken"
+    _, second = stage.received["vllm"]
+    assert "AI_InvalidToolInputError" in second.json["messages"][-1]["content"]

@@ -3,11 +3,13 @@ import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import { generateText, isStepCount, streamText, tool } from 'ai';
 import { z } from 'zod';
 
-const options = ({ baseURL, apiKey, fetch, usage, model, user, maxRetries }) => ({
+const options = ({ baseURL, apiKey, fetch, usage, model, user, maxRetries, temperature, maxTokens }) => ({
   model: createOpenAICompatible({ name: 'crossfade', baseURL, apiKey, fetch, includeUsage: usage })(model),
   prompt: 'hi',
   providerOptions: { crossfade: { user } },
   maxRetries,
+  temperature,
+  maxOutputTokens: maxTokens,
 });
 
 const look = (key, value) =>
@@ -20,6 +22,8 @@ export const described = (error) => {
   return { name, status, code: said.code, type: said.type, param: said.param, message };
 };
 
+/** Without it the SDK goes on where a stream broke in a tool call: it tells the model that the call was invalid. */
+const hasFailed = ({ steps }) => steps.at(-1).finishReason === 'error';
 const total = (usage) => usage.totalTokens ?? null;
 
 export const calls = {
@@ -46,9 +50,14 @@ export const calls = {
     return { text, errors: errors.map(described), finish: [await finishReason.catch((error) => `thrown: ${error.name}`)] };
   },
   async tools(asked) {
-    const all = { ...options(asked), tools, stopWhen: isStepCount(2) };
-    const result = asked.streams ? streamText(all) : await generateText(all);
+    let thrown;
+    const stopWhen = [isStepCount(2), ...(asked.goesOn ? [] : [hasFailed])];
+    const all = { ...options(asked), tools, stopWhen };
+    const result = asked.streams
+      ? streamText({ ...all, onError: ({ error }) => (thrown ??= described(error)) })
+      : await generateText(all);
     const steps = await result.steps;
+    if (thrown) return { thrown };
     const called = steps.flatMap(({ toolCalls }) => toolCalls);
     return { text: [await result.text], tools: called.map(({ toolCallId: id, toolName: name, input }) => ({ id, name, input })) };
   },
@@ -60,5 +69,8 @@ export const calls = {
       if (text.length) left.abort();
     }
     return { text };
+  },
+  async leave(asked) {
+    for await (const piece of streamText(options(asked)).textStream) return { text: [piece] };
   },
 };

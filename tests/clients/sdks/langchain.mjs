@@ -4,7 +4,7 @@ import { tool } from '@langchain/core/tools';
 import { ChatOpenAI } from '@langchain/openai';
 import { z } from 'zod';
 
-const chat = ({ baseURL, apiKey = 'none', fetch, usage, model, user, maxRetries, raw }) =>
+const chat = ({ baseURL, apiKey = 'none', fetch, usage, model, user, maxRetries, temperature, maxTokens, raw }) =>
   new ChatOpenAI({
     model,
     user,
@@ -12,6 +12,8 @@ const chat = ({ baseURL, apiKey = 'none', fetch, usage, model, user, maxRetries,
     configuration: { baseURL, fetch },
     streamUsage: usage ?? false,
     maxRetries,
+    temperature,
+    maxTokens,
     __includeRawResponse: raw,
   });
 
@@ -69,6 +71,9 @@ export const calls = {
       if (text.length) left.abort();
     }
     return { text };
+  },
+  async leave(asked) {
+    for await (const { content } of await chat(asked).stream('hi')) if (content) return { text: [content] };
   },
 };
 

@@ -2,9 +2,11 @@
 import OpenAI from 'openai';
 
 const client = ({ baseURL, apiKey = 'none', fetch, maxRetries }) => new OpenAI({ baseURL, apiKey, fetch, maxRetries });
-const body = ({ model, user, usage }, more) => ({
+const body = ({ model, user, usage, temperature, maxTokens }, more) => ({
   model,
   user,
+  temperature,
+  max_tokens: maxTokens,
   messages: [{ role: 'user', content: 'hi' }],
   ...(usage ? { stream_options: { include_usage: true } } : {}),
   ...more,
@@ -73,5 +75,10 @@ export const calls = {
       if (text.length) stream.controller.abort();
     }
     return { text };
+  },
+  async leave(asked) {
+    for await (const { choices } of await client(asked).chat.completions.create(body(asked, { stream: true }))) {
+      if (choices[0].delta.content) return { text: [choices[0].delta.content] };
+    }
   },
 };
