@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from backends.usage import Usage
 from policies.admission import Priority
 from router.fleet import Fleet
 from router.gate import Gate
@@ -76,7 +77,9 @@ class Metrics:
         self.attempts: Counter[tuple[str, str, str]] = Counter()
         self.steps: Counter[tuple[str, str]] = Counter()
         self.resumes: Counter[tuple[str, str, str]] = Counter()
+        self.tokens: Counter[tuple[str, str, str]] = Counter()
         self.turned_away: Counter[tuple[str]] = Counter()
+        self.judged: Counter[tuple[str, str, str]] = Counter()
         self.lag = Lag()
         self._first: dict[tuple[str, str], Durations] = {}
         self._whole: dict[tuple[str, str], Durations] = {}
@@ -89,6 +92,14 @@ class Metrics:
         """Time from the call's arrival to its end."""
         self._durations(self._whole, model, backend).observe(seconds)
 
+    def used(self, model: str, backend: str, usage: Usage) -> None:
+        """The tokens of one call. Those that came from a cache are of its prompt, those of reasoning are of its answer."""
+        tokens = self.tokens
+        tokens[model, backend, "prompt"] += usage.prompt
+        tokens[model, backend, "completion"] += usage.answer
+        tokens[model, backend, "cached"] += usage.cached
+        tokens[model, backend, "reasoning"] += usage.reasoning
+
     def families(self) -> Iterable[Metric]:
         """Everything, in Prometheus' terms."""
         yield _counter("crossfade_calls", "Calls, by how they ended.", ("model", "backend", "result"), self.calls)
@@ -98,7 +109,19 @@ class Metrics:
             "crossfade_resumes", "Broken streams, by what followed.", ("model", "how", "result"), self.resumes
         )
         yield _counter(
+            "crossfade_tokens",
+            "Tokens as backends count them; cached are part of prompt, reasoning of completion.",
+            ("model", "backend", "direction"),
+            self.tokens,
+        )
+        yield _counter(
             "crossfade_turned_away", "Requests that never became calls, by reason.", ("reason",), self.turned_away
+        )
+        yield _counter(
+            "crossfade_contract_judged",
+            "Answers judged by the model's contract, by result; of plain calls only violations.",
+            ("model", "backend", "result"),
+            self.judged,
         )
         yield _histogram("crossfade_first_token_seconds", "Attempt start to first content.", self._first)
         yield _histogram("crossfade_call_seconds", "Arrival of a call to its end.", self._whole)

@@ -7,6 +7,7 @@ import json
 import logging
 import random
 
+from policies.contract import Judgement
 from policies.ejection import State
 from policies.outcome import Outcome, OutcomeKind
 from policies.retry import Chance
@@ -57,6 +58,13 @@ class Recorder:
             health.succeeded(now_s, began_s=began_s)
             _moved(model, replica, now_s)
 
+    def judged(self, call: Call, backend: str, judgement: Judgement) -> None:
+        """An answer of this backend was held against the model's contract."""
+        self.metrics.judged[call.facts.model, backend, judgement.result.value] += 1
+        if judgement.is_violation:
+            line = {"request_id": call.request_id.decode("latin-1"), "model": call.facts.model, "backend": backend}
+            log.info("%s", json.dumps({**line, "violation": judgement.result.value, "said": judgement.reason}))
+
     def turned_away(self, reason: str) -> None:
         """A request ended before it was a call: bad input, no key, an unknown model."""
         self.metrics.turned_away[(reason,)] += 1
@@ -67,6 +75,8 @@ class Recorder:
         model = call.facts.model
         self.metrics.calls[model, backend, result] += 1
         self.metrics.whole_call(model, backend, took_s)
+        if (usage := call.usage) is not None:
+            self.metrics.used(model, backend, usage)
         for note in call.trail:
             self.metrics.attempts[model, note.backend, note.outcome.value] += 1
         if len(call.trail) > 1 or result not in ("ok", "client_gone"):

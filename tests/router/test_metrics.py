@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,8 +12,11 @@ from router.building import build_fleet
 from router.config import loads
 from router.gate import Gate
 from router.metrics import SECONDS, Durations, Metrics, exposition
+from tests.continuing import usage_event
+from tests.hearing import streams
 from tests.running import Router, config_for, running
-from tests.upstream import Connection, Received, Upstream, answer, says, sends
+from tests.telling import DONE, ROLE, STOP
+from tests.upstream import Backend, Connection, Received, Upstream, answer, chat_answer, event, says, sends
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -51,6 +55,25 @@ async def test_calls_attempts_and_durations_add_up() -> None:
         assert samples[f"{name}_sum", by_b] > 0
     assert samples["crossfade_share", (("backend", "a"), ("model", "jane"))] == 1
     assert samples["crossfade_revision", ()] == 1
+
+
+@pytest.mark.parametrize("asked", [{}, {"stream_options": {"include_usage": True}}], ids=["not asked for", "asked for"])
+async def test_tokens_are_counted_whether_the_client_wants_to_know_them_or_not(asked: dict[str, Any]) -> None:
+    details = {"prompt_tokens_details": {"cached_tokens": 3}, "completion_tokens_details": {"reasoning_tokens": 2}}
+    usage = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
+    whole = sends(answer({**chat_answer(), "usage": {**usage, **details}}))
+    text = [ROLE, event({"content": "x"}), STOP]
+    streamed = streams(*text, usage_event(9, 5, prompt_tokens_details=None), DONE)
+    backend = Backend(whole)
+    async with Upstream(backend) as a, running(config_for({"a": a.url})) as router:
+        assert (await router.chat()).json()["usage"] == {**usage, **details}
+        backend.script = streamed
+        assert ("usage" in (await router.chat(stream=True, **asked)).text) is bool(asked)
+        samples = await scraped(router)
+    by_a = (("backend", "a"),)
+    counted = {"prompt": 18, "completion": 10, "cached": 3, "reasoning": 2}
+    for direction, tokens in counted.items():
+        assert samples["crossfade_tokens_total", (*by_a, ("direction", direction), ("model", "jane"))] == tokens
 
 
 async def test_no_word_of_a_caller_or_a_backend_becomes_a_label() -> None:
