@@ -22,10 +22,11 @@ _CUT_OFF = frozenset({"length", "content_filter"})  # these stay, whatever was s
 class Answer:
     """What one call's answer says alike in all its parts, whichever backends give them, and what is known of its tokens.
 
-    `head` is what each event of its stream begins with, once a backend has begun it.
+    `head` is what each event of its stream begins with, once a backend has begun it. `is_said`: it broke off with nothing left to say, for
+    every choice that it had begun has ended.
     """
 
-    __slots__ = ("created", "head", "id", "one_tool_only", "usage", "wants_usage")
+    __slots__ = ("created", "head", "id", "is_said", "one_tool_only", "usage", "wants_usage")
 
     def __init__(self, kind: str, *, wants_usage: bool, one_tool_only: bool):
         self.id = _PREFIX.get(kind, "") + os.urandom(_ID_BYTES).hex()
@@ -34,6 +35,7 @@ class Answer:
         self.one_tool_only = one_tool_only
         self.usage: Usage | None = None
         self.head = b""
+        self.is_said = False
 
     def ending(self) -> bytes:
         """The last events of its stream."""

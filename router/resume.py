@@ -47,6 +47,9 @@ class Resumption:
     async def carry_on(self, error: BackendError) -> BackendError | None:
         """Bring the answer to its end from other backends. Returns what it failed of, None where the client has a whole answer."""
         transcript, last = self._call.transcript, error
+        if transcript is None and self._is_whole():
+            await self._end_whole()
+            return None
         self._keep_awake()
         while transcript is not None and isinstance(self._call.body, CallBody):
             self._stalled = isinstance(error, StreamBroken) and error.is_stalled
@@ -78,6 +81,13 @@ class Resumption:
         every_s = self._model.bindings[self._broken].limits.ping_after_s if self._broken else None
         if every_s is not None:
             self._client.ping_from(asyncio.get_running_loop().time() + every_s, every_s, [])
+
+    def _is_whole(self) -> bool:
+        """Whether nothing was missing, of a stream of which no transcript is kept; of several choices one might not have begun."""
+        answer, body = self._call.answer, self._call.body
+        if answer is None or not answer.is_said or not isinstance(body, CallBody):
+            return False
+        return not asked_in(self._call.facts.kind, body).has_many_choices
 
     async def _end_whole(self) -> None:
         """Only what says nothing was missing."""

@@ -301,7 +301,7 @@ class Swapped:
             await asyncio.sleep(0.001)
 
 
-@pytest.mark.parametrize("by", ["[align]"], ids=["resumed"])
+@pytest.mark.parametrize("by", ["[]", "[align]"], ids=["not resumed", "resumed"])
 async def test_case_78_a_rolling_swap_under_200_streams_leaves_each_with_one_end_or_one_error(by: str) -> None:
     """There and back again: both, only vLLM, both, only LM Studio. A swap of the shares themselves needs a later version."""
     old, new = Swapped(), Swapped()

@@ -62,6 +62,25 @@ async def test_switched_off_each_ends_with_one_error_event(left: Script) -> None
         assert b.received == []
 
 
+@pytest.mark.parametrize(
+    "left", [breaks_after(*whole(*WORDS)[:-1]), stops_after(*whole(*WORDS)[:-1])], ids=["cut", "silent"]
+)
+async def test_switched_off_a_stream_that_breaks_after_its_finish_reason_is_whole_all_the_same(left: Script) -> None:
+    model = "split: {left: 1.0}\nresume: {by: []}\ntimeouts: {between_tokens_s: 0.1}"
+    async with two(left, streams(*whole(*WORDS)), model) as (router, _, b):
+        heard = await hear(router)
+        assert (heard.content, heard.ending, b.received) == (TEXT, WHOLE, [])
+
+
+async def test_switched_off_one_ended_choice_of_several_is_not_the_whole() -> None:
+    async with two(breaks_after(*whole(*WORDS)[:-1]), streams(), "split: {left: 1.0}\nresume: {by: []}") as (
+        router,
+        _,
+        _b,
+    ):
+        assert (await hear(router, n=2)).errors == ["stream_broken"]
+
+
 async def test_silence_in_mid_stream_is_a_break_and_comments_do_not_hide_it() -> None:
     async def pings(_request: Received, connection: Connection) -> None:
         await connection.write(STREAM_HEAD, *map(chunked, SENT))
