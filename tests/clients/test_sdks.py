@@ -96,7 +96,7 @@ async def test_two_tools_are_called_and_their_results_go_to_the_other_backend(
         ("get_time", {"tz": "CET"}),
     ]
     ids = [one["id"] for one in saw["tools"]]
-    assert len({*ids}) == 2
+    assert len({*ids}) == 2 and all(one.startswith("call_") for one in ids)
     (second,) = stage.received[other]
     assert is_second_turn(second)
     asked, *results = second.json["messages"][1:]
