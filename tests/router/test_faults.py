@@ -23,6 +23,7 @@ TOLD: list[tuple[BackendError, int, str, str | None, int | None, bool]] = [
     (errors.Refused(SECRET, status=429, retry_after_s=1e9), 429, "rate_limit_error", "overloaded", MAX_RETRY_AFTER_S, False),
     (errors.Refused(SECRET), 503, "server_error", "overloaded", 5, False),
     (errors.NotServed(SECRET, status=404), 503, "server_error", "backend_unavailable", 5, False),
+    (errors.RouteMissing(SECRET, status=404), 503, "server_error", "backend_unavailable", 5, False),
     (errors.KeyRefused(SECRET, status=401), 502, "server_error", "backend_auth", None, False),
     (errors.FirstTokenTimeout(SECRET), 504, "server_error", "timeout", None, False),
     (errors.AnswerTimeout(SECRET), 504, "server_error", "timeout", None, False),
