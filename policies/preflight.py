@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from policies import preflight_answers as answers
-from policies.preflight_cells import Cell, Colour, Judge, amber, green, grey, of_answers, red
+from policies.preflight_cells import Cell, Colour, Judge, amber, green, grey, of_answers, on, red
 from policies.preflight_facts import Check, Listed, Side, Terms
 
 # A difference in prompt tokens: up to so many, or such a share of the larger count, may be a start token, a date or a line break; above
@@ -79,7 +79,7 @@ def _well(side: Side, _: Side | None, __: Terms) -> Cell:
 
 
 def _listed(side: Side, _: Side | None, terms: Terms) -> Cell:
-    lines = f"# a name that it lists under /v1/models\n{_on(terms, side)} …"
+    lines = f"# a name that it lists under /v1/models\n{on(terms, side)} …"
     if side.listed is Listed.MISSING:
         return red("not listed", f"{side.backend} does not list the model {side.name!r}.", lines)
     if side.listed is Listed.NOT_LOADED:
@@ -95,15 +95,11 @@ def _named(side: Side, _: Side | None, terms: Terms) -> Cell:
         return grey("no answer")
     if named == side.name:
         return green("as asked")
-    lines = f"{_on(terms, side)} {named}"
+    lines = f"{on(terms, side)} {named}"
     if side.is_other:
         return red(named, f"{side.backend} answers a call of {side.name!r} with the model {named!r}.", lines)
     why = f"{side.backend} is asked for {side.name!r} and names {named!r} in its answers; clients see {terms.model!r} all the same."
     return amber(named, why, lines)
-
-
-def _on(terms: Terms, side: Side) -> str:
-    return f"models:\n  {terms.model}:\n    on:\n      {side.backend}:"
 
 
 # -- prompts -------------------------------------------------------------------------------------------
@@ -130,6 +126,16 @@ def _prompt_tokens(check: Check) -> Judge:
     return judged
 
 
+def _with_tool(side: Side, against: Side | None, terms: Terms) -> Cell:
+    """The same message, so a tool that adds nothing is not in the prompt: the model never hears of it."""
+    cell = _prompt_tokens(Check.TOOL_AUTO)(side, against, terms)
+    is_alone = cell.colour is Colour.GREEN and against is None
+    if is_alone and _counted(side, Check.TOOL_AUTO) == _counted(side, Check.GREEDY):
+        why = f"{side.backend} leaves tools out of the prompt: its chat template knows none."
+        return amber(cell.says, why, _template_fix(side))
+    return cell
+
+
 def _counted(side: Side | None, check: Check) -> int | None:
     heard = side.heard.get(check) if side is not None else None
     usage = heard.usage if heard is not None and heard.is_answer else None
@@ -144,8 +150,8 @@ def _other_template(side: Side, tokens: int, before: int) -> str:
 
 def _template_fix(side: Side) -> str:
     switch = {
-        "vllm": "# with the baseline's template\nvllm serve … --chat-template FILE",
-        "llama-server": "# with the baseline's template\nllama-server … --jinja --chat-template-file FILE",
+        "vllm": "# the same template as on the others\nvllm serve … --chat-template FILE",
+        "llama-server": "# the same template as on the others\nllama-server … --jinja --chat-template-file FILE",
     }
     return switch.get(side.kind, "")
 
@@ -153,7 +159,7 @@ def _template_fix(side: Side) -> str:
 def _context(side: Side, against: Side | None, terms: Terms) -> Cell:
     tokens = side.context_tokens
     if tokens is None:
-        lines = f"{_on(terms, side)} {{name: {side.name}, context_tokens: …}}"
+        lines = f"{on(terms, side)} {{name: {side.name}, context_tokens: …}}"
         return amber(
             "not told",
             f"{side.backend} does not say how long a prompt may be, so calls are not kept from it for that.",
@@ -221,7 +227,7 @@ ROWS = (
     Row("model", "name in answers", _named),
     Row("prompt tokens", "one message", _prompt_tokens(Check.GREEDY)),
     Row("prompt tokens", "system and turns", _prompt_tokens(Check.TURNS)),
-    Row("prompt tokens", "with a tool", _prompt_tokens(Check.TOOL_AUTO)),
+    Row("prompt tokens", "with a tool", _with_tool),
     Row("context", "prompt and answer", _context),
     Row("answers", "text at temperature 0", of_answers(Check.GREEDY, answers.same_text)),
     Row("answers", "keys", of_answers(Check.GREEDY, answers.same_form)),

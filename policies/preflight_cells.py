@@ -59,11 +59,13 @@ def grey(says: str = "not asked") -> Cell:
 def of_answers(check: Check, judge: JudgeHeard) -> Judge:
     """A judgement of what was heard for `check`, where it was an answer; refusals are judged here, for all questions alike."""
 
-    def judged(side: Side, against: Side | None, _: Terms) -> Cell:
+    def judged(side: Side, against: Side | None, terms: Terms) -> Cell:
         heard = side.heard.get(check)
         base = against.heard.get(check) if against is not None else None
         if heard is None:
             return grey()
+        if heard.is_passed_over:
+            return not_sent(side, check, base, terms)
         if not heard.is_answer:
             return refusal(side, heard, against, base)
         if base is not None and base.is_passed_over:
@@ -78,9 +80,6 @@ def of_answers(check: Check, judge: JudgeHeard) -> Judge:
 def refusal(side: Side, heard: Heard, against: Side | None, base: Heard | None) -> Cell:
     """An error where an answer was asked for."""
     fix = remedy(side, heard)
-    if heard.is_passed_over:
-        why = f"{side.backend} cannot do this, so the router sends no such call there: it goes to a backend that can, else it is a 400."
-        return amber("not sent here", why)
     if against is None or base is None:
         is_calls_fault = 400 <= heard.status < 500 and not fix
         colour = Colour.AMBER if is_calls_fault else Colour.RED
@@ -90,9 +89,24 @@ def refusal(side: Side, heard: Heard, against: Side | None, base: Heard | None) 
         return red(says(heard), f"{against.backend} {answered}, {side.backend} says: {heard.words or says(heard)}", fix)
     if (heard.status, heard.code) == (base.status, base.code):
         return green(f"{says(heard)}, as {against.backend}")
-    return amber(
-        says(heard), f"Both refuse this call, {against.backend} with {says(base)}, {side.backend} with {says(heard)}."
+    why = (
+        f"Both refuse this call, {against.backend} with {says(base)}, {side.backend} with {says(heard)}: {heard.words}"
     )
+    return amber(says(heard), why)
+
+
+def not_sent(side: Side, check: Check, base: Heard | None, terms: Terms) -> Cell:
+    """What the router knows a backend to lack; the checks of which that may be said are called as in the configuration's `can`."""
+    if base is not None and base.is_passed_over:
+        return green("not sent here either")
+    why = f"{side.backend} is known to lack this, so such calls go to a backend that has it; where none has, they get a 400."
+    lines = f"# if it has it after all\n{on(terms, side)} {{name: {side.name}, can: {{{check.value}: true}}}}"
+    return amber("not sent here", why, lines)
+
+
+def on(terms: Terms, side: Side) -> str:
+    """The lines of a configuration down to the model's place on the backend."""
+    return f"models:\n  {terms.model}:\n    on:\n      {side.backend}:"
 
 
 def says(heard: Heard) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 
-from backends.dialects import context_tokens
 from backends.errors import BackendError, DeadlinePassed
 from backends.http import Limits
 from backends.inquiry import exact_prompt_tokens, props, said_name
@@ -115,14 +114,14 @@ class Asking:
         named = await self._named(well[0], name)
         lists = [(replica.server.dialect, await replica.server.lists()) for replica in well]
         found = [Listed(dialect.presence(bodies, name).value) for dialect, bodies in lists]
-        known = [tokens for _, bodies in lists if (tokens := context_tokens(bodies, name)) is not None]
         context, defaults = await props(server)
+        known = binding.abilities.context()
         return replace(
             side,
             listed=next(worst for worst in _WORST_FIRST if worst in found),
             said_name=named,
             is_other=bool(named and binding.is_same is not None and not binding.is_same(name, named)),
-            context_tokens=min(known, default=context),
+            context_tokens=known[0] if known is not None else context,
             exact_tokens=await exact_prompt_tokens(server, name, GREETING),
             defaults=defaults,
         )

@@ -24,6 +24,7 @@ CALLS = replace(ANSWER, text="", finish=("tool_calls",), tools=(FITS,))
 STREAMED = replace(ANSWER, usage=None, stream=Streamed(pieces=5, roles=1, is_done=True))
 WELL: dict[Check, Heard] = {
     **dict.fromkeys(Check, ANSWER),
+    Check.TOOL_AUTO: replace(ANSWER, usage=Usage(90, 8, 98, has_details=True)),
     Check.N: replace(ANSWER, finish=("stop", "stop")),
     Check.LOGPROBS: replace(ANSWER, has_logprobs=True),
     Check.STOP: replace(ANSWER, text="Red, green"),
@@ -75,7 +76,7 @@ CANDIDATES = {
     "a stream that breaks -> red": (
         "stream: pieces and end", Check.STREAM, Heard(is_broken=True, words="cut"), RED, "cut"),
     "what the router would not send there -> amber": (
-        "parameters: n", Check.N, Heard(400, "unsupported_value", is_passed_over=True), AMBER, "sends no such call there"),
+        "parameters: n", Check.N, Heard(400, "unsupported", is_passed_over=True), AMBER, "known to lack this"),
     "other words at temperature 0 -> amber": (
         "answers: text at temperature 0", Check.GREEDY, replace(ANSWER, text="Blue."), AMBER, "quantisation"),
     "reasoning on one side only -> amber": (
@@ -160,6 +161,20 @@ def test_what_only_the_baseline_refuses_is_amber_and_what_fails_on_both_is_red()
     assert cell("parameters: n", side(), side("lmstudio", refusing)).colour is AMBER
     assert cell("parameters: n", side(heard=failing), side("lmstudio", failing)).colour is RED
     assert cell("parameters: n", side("lmstudio", failing)).colour is RED
+
+
+def test_what_a_backend_is_known_to_lack_is_no_difference_where_the_baseline_lacks_it_too() -> None:
+    lacking = {Check.N: Heard(400, "unsupported", is_passed_over=True)}
+    found = cell("parameters: n", side(heard=lacking), side("lmstudio"))
+    assert found.colour is AMBER and "      vllm: {name: own-name, can: {n: true}}" in found.fix
+    assert cell("parameters: n", side(heard=lacking), side("lmstudio", lacking)).colour is GREEN
+    assert cell("parameters: n", side(), side("lmstudio", lacking)).colour is GREEN  # such calls come here already
+
+
+def test_a_tool_that_adds_nothing_to_the_prompt_is_amber() -> None:
+    left_out = {Check.TOOL_AUTO: ANSWER}
+    assert cell("prompt tokens: with a tool", side("lmstudio")).colour is GREEN
+    assert "leaves tools out" in cell("prompt tokens: with a tool", side("lmstudio", left_out)).why
 
 
 # A difference in prompt tokens: candidate's count, baseline's, colour.
