@@ -14,6 +14,18 @@ import re
 import msgspec
 
 from backends.http1 import Pieces
+from router.bad_call import BadCall
+from router.canonical_request import (
+    OPENING_BYTES,
+    PLAIN_OPENINGS,
+    Fields,
+    canonical,
+    has_odd_turns,
+    is_filled,
+    opening_of,
+)
+
+__all__ = ["MAX_DEPTH", "MAX_MODEL_CHARS", "NEVER_STREAMED", "BadCall", "CallBody", "read_body"]
 
 MAX_DEPTH = 64  # orjson's and vLLM's parsers take 1,000 and more; no real call nests deeper than a JSON schema's dozen
 MAX_MODEL_CHARS = 200
@@ -36,15 +48,6 @@ _WHITESPACE = b" \t\r\n"
 _SHORT_BYTES = 4_096  # below this counting every byte costs less than a dozen searches (measured)
 
 
-class BadCall(Exception):
-    """The call is the client's to mend: `param` names the field, `code` is what SDKs key on."""
-
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None):
-        super().__init__(message)
-        self.param = param
-        self.code = code
-
-
 class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
@@ -55,18 +58,20 @@ _STREAM_OPTIONS = msgspec.json.Decoder(_StreamOptions)
 class CallBody(msgspec.Struct, frozen=True):
     """A body that was read: its raw top-level fields, and those that decide something.
 
-    The value of `model` stands at `raw[start:end]`; both are 0 where white space or an escape hides the place.
+    The value of `model` stands at `raw[start:end]`; both are 0 where white space or an escape hides the place, and where a field of the
+    client's is not sent on. `has_odd_turns`: whether a dialect may have to change the conversation.
     """
 
     raw: bytes
     start: int
     end: int
-    fields: dict[str, msgspec.Raw]
+    fields: Fields
     model: str
     stream: bool
     has_tools: bool
     user: str | None
     size_bytes: int
+    has_odd_turns: bool
 
     @property
     def wants_usage(self) -> bool:
@@ -104,8 +109,11 @@ class CallBody(msgspec.Struct, frozen=True):
 
 
 def read_body(kind: str, body: bytes) -> CallBody:
-    """Read the JSON body of one call of `kind`. Raises BadCall."""
-    fields, start = _top_level(body)
+    """Read the JSON body of one call of `kind`, without what may not be sent on. Raises BadCall."""
+    given, start, is_plain = _top_level(body)
+    fields = canonical(kind, given)
+    if fields is not given:
+        start = 0
     model = _text(fields, "model")
     if not model:
         raise BadCall("you must provide a model parameter", param="model")
@@ -119,14 +127,15 @@ def read_body(kind: str, body: bytes) -> CallBody:
         fields=fields,
         model=model,
         stream=_flag(fields, "stream") and kind not in NEVER_STREAMED,  # engines ignore the field
-        has_tools=_is_filled(fields.get("tools")),
+        has_tools=is_filled(fields.get("tools")),
         user=_text(fields, "user"),
         size_bytes=len(body),
+        has_odd_turns=kind == "chat" and not is_plain and has_odd_turns(fields["messages"]),
     )
 
 
-def _top_level(body: bytes) -> tuple[dict[str, msgspec.Raw], int]:
-    """The fields, and where the value of `model` begins, 0 where that is not known."""
+def _top_level(body: bytes) -> tuple[Fields, int, bool]:
+    """The fields; where the value of `model` begins, 0 where that is not known; whether all objects in them are plain turns for sure."""
     if not body:
         raise BadCall("the body is empty; send a JSON object")
     if not body.isascii():
@@ -134,7 +143,7 @@ def _top_level(body: bytes) -> tuple[dict[str, msgspec.Raw], int]:
             str(body, "utf-8")
         except UnicodeDecodeError as exc:
             raise BadCall(f"the body is not valid UTF-8 at byte {exc.start}") from exc
-    _check_depth(body)
+    is_plain = _check_depth(body)
     try:
         fields = _TOP_LEVEL.decode(body)
     except msgspec.ValidationError as exc:
@@ -142,18 +151,21 @@ def _top_level(body: bytes) -> tuple[dict[str, msgspec.Raw], int]:
     except (msgspec.DecodeError, RecursionError) as exc:
         raise BadCall(f"the body is not valid JSON: {exc}") from exc
     if _tight_bytes(fields) == len(body):
-        return fields, _start_of_model(fields)
+        return fields, _start_of_model(fields), is_plain
     _check_names(body, fields)
-    return fields, 0
+    return fields, 0, is_plain
 
 
-def _check_depth(body: bytes) -> None:
+def _check_depth(body: bytes) -> bool:
+    """Whether all objects in a long body are plain turns: the search for brackets meets them anyway."""
+    is_plain = False
     if len(body) < _SHORT_BYTES:
         brackets_in_all = body.count(b"[") + body.count(b"{")
     else:
-        brackets_in_all = _count_up_to(body, b"[", MAX_DEPTH) + _count_up_to(body, b"{", MAX_DEPTH)
+        objects, is_plain = _objects_in(body)
+        brackets_in_all = objects + _count_up_to(body, b"[", MAX_DEPTH)
     if brackets_in_all <= MAX_DEPTH:
-        return  # fewer than levels
+        return is_plain  # fewer than levels
     brackets = (
         _STRINGS.sub(b"", body).translate(_ONE_KIND, _NOT_BRACKETS).replace(b"[]", b"")
     )  # the innermost are most of them
@@ -162,6 +174,22 @@ def _check_depth(body: bytes) -> None:
         depth += 1 if bracket == _OPENING else -1
         if depth > MAX_DEPTH:
             raise BadCall(f"the body nests deeper than {MAX_DEPTH} levels")
+    return False
+
+
+def _objects_in(body: bytes) -> tuple[int, bool]:
+    """How many objects a body seems to have, at most `MAX_DEPTH` + 1, and whether all but itself open as a plain turn does.
+
+    What opens so stands in no string: there its quotes would be escaped.
+    """
+    position = body.find(b"{")
+    is_plain = True
+    for count in range(1, MAX_DEPTH + 1):
+        position = body.find(b"{", position + 1)
+        if position < 0:
+            return count, is_plain
+        is_plain = is_plain and body[position : position + OPENING_BYTES] in PLAIN_OPENINGS
+    return MAX_DEPTH + 1, False
 
 
 def _count_up_to(body: bytes, byte: bytes, limit: int) -> int:
@@ -174,7 +202,7 @@ def _count_up_to(body: bytes, byte: bytes, limit: int) -> int:
     return limit + 1
 
 
-def _tight_bytes(fields: dict[str, msgspec.Raw]) -> int:
+def _tight_bytes(fields: Fields) -> int:
     """How long a body of these fields is when nothing is written twice, spaced or escaped.
 
     No body is shorter than that, so one of just that length is so written.
@@ -182,7 +210,7 @@ def _tight_bytes(fields: dict[str, msgspec.Raw]) -> int:
     return 1 + 4 * len(fields) + sum(map(len, fields)) + sum([len(memoryview(value)) for value in fields.values()])
 
 
-def _start_of_model(fields: dict[str, msgspec.Raw]) -> int:
+def _start_of_model(fields: Fields) -> int:
     """Where the value of `model` begins in a body that is so written, 0 where there is none."""
     start = 1
     for name, value in fields.items():
@@ -193,7 +221,7 @@ def _start_of_model(fields: dict[str, msgspec.Raw]) -> int:
     return 0
 
 
-def _check_names(body: bytes, fields: dict[str, msgspec.Raw]) -> None:
+def _check_names(body: bytes, fields: Fields) -> None:
     """Find a name that stands twice, in a body that is longer than its fields: white space makes it so, and a name that stands twice.
 
     It is walked field by field: it must hold these, in this order, and nothing else.
@@ -218,7 +246,7 @@ _REQUIRED = {
 }
 
 
-def _require(kind: str, fields: dict[str, msgspec.Raw]) -> None:
+def _require(kind: str, fields: Fields) -> None:
     if kind in ("chat", "messages", "count_tokens"):
         _check_list(fields, "messages")
     for name in _REQUIRED.get(kind, ()):
@@ -229,7 +257,7 @@ def _require(kind: str, fields: dict[str, msgspec.Raw]) -> None:
     elif kind == "responses":
         _refuse_conversation(fields.get("conversation"))
     tools = fields.get("tools")
-    if tools is not None and _opening(tools)[:1] not in (b"[", b"n"):
+    if tools is not None and opening_of(tools)[:1] not in (b"[", b"n"):
         raise BadCall("tools must be a list", param="tools")
 
 
@@ -240,25 +268,14 @@ def _refuse_conversation(value: msgspec.Raw | None) -> None:
         raise BadCall(message, param="conversation", code="unsupported_parameter")
 
 
-def _check_list(fields: dict[str, msgspec.Raw], name: str) -> None:
+def _check_list(fields: Fields, name: str) -> None:
     value = fields.get(name)
-    if _is_filled(value):
+    if is_filled(value):
         return
     if value is None:
         raise BadCall(f"{name} is missing", param=name)
-    is_list = _opening(value)[:1] == b"["
+    is_list = opening_of(value)[:1] == b"["
     raise BadCall(f"{name} must not be empty" if is_list else f"{name} must be a list", param=name)
-
-
-def _is_filled(value: msgspec.Raw | None) -> bool:
-    if value is None:
-        return False
-    opening = _opening(value)
-    return opening[:1] == b"[" and opening[1:].lstrip(_WHITESPACE)[:1] != b"]"
-
-
-def _opening(value: msgspec.Raw) -> bytes:
-    return memoryview(value)[:64].tobytes()
 
 
 def _asks_usage(options: msgspec.Raw) -> bool:
@@ -268,7 +285,7 @@ def _asks_usage(options: msgspec.Raw) -> bool:
         return False
 
 
-def _flag(fields: dict[str, msgspec.Raw], name: str) -> bool:
+def _flag(fields: Fields, name: str) -> bool:
     value = fields.get(name)
     if value is None:
         return False
@@ -278,7 +295,7 @@ def _flag(fields: dict[str, msgspec.Raw], name: str) -> bool:
         raise BadCall(f"{name} must be true or false", param=name) from exc
 
 
-def _text(fields: dict[str, msgspec.Raw], name: str) -> str | None:
+def _text(fields: Fields, name: str) -> str | None:
     value = fields.get(name)
     if value is None:
         return None

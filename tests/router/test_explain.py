@@ -42,7 +42,9 @@ def test_headers_count_where_the_file_gives_them(config: str, tmp_path: Path) ->
 
 
 def test_a_call_that_would_be_refused_is_a_no_and_a_missing_file_is_wrong_usage(config: str, tmp_path: Path) -> None:
-    refused = CliRunner().invoke(app, ["explain", "-c", config, "-r", "-"], input='{"model":"other","messages":[1]}')
+    refused = CliRunner().invoke(
+        app, ["explain", "-c", config, "-r", "-"], input='{"model":"other","messages":[{"role":"user"}]}'
+    )
     assert refused.exit_code == 1 and "'other' is not configured" in refused.stderr
     missing = CliRunner().invoke(app, ["explain", "-c", config, "-r", str(tmp_path / "nothing.json")])
     assert missing.exit_code == 2 and "Traceback" not in missing.output + missing.stderr
@@ -51,7 +53,7 @@ def test_a_call_that_would_be_refused_is_a_no_and_a_missing_file_is_wrong_usage(
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        ('{"model":"other","messages":[1]}', "'other' is not configured"),
+        ('{"model":"other","messages":[{"role":"user"}]}', "'other' is not configured"),
         ('{"body":' + "[" * 200_000, "nests deeper than 64 levels"),
         ("", "the body is empty"),
     ],

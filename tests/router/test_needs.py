@@ -92,5 +92,6 @@ JSON = st.recursive(
 
 @given(st.lists(JSON, min_size=1, max_size=3), JSON, JSON)
 def test_nothing_that_a_client_writes_raises(messages: list[Any], n: Any, logprobs: Any) -> None:
-    fields = {"model": "jane", "messages": messages, "n": n, "logprobs": logprobs, "modalities": n, "top_logprobs": n}
+    turns = [{"role": "user", "content": message} for message in messages]
+    fields = {"model": "jane", "messages": turns, "n": n, "logprobs": logprobs, "modalities": n, "top_logprobs": n}
     needs_of("chat", read_body("chat", json.dumps(fields).encode()))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router.canonical_request import STEERING
 from router.reading import MAX_DEPTH, BadCall, read_body
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -18,7 +19,8 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=12,
 )
-FIELDS = st.dictionaries(TEXT.filter(lambda name: name not in ("model", "stream", "tools", "user", "prompt")), VALUES)
+RULED = STEERING | {"model", "stream", "stream_options", "tools", "user", "prompt", "stop", "max_tokens"}
+FIELDS = st.dictionaries(TEXT.filter(lambda name: name not in RULED), VALUES)
 LAYOUTS = st.sampled_from(
     [{"separators": (",", ":")}, {}, {"indent": 2}, {"indent": 90}, {"separators": (" ,\t", "\r\n: ")}]
 )
@@ -113,7 +115,7 @@ WISHES: list[tuple[str, dict[str, Any], tuple[bool, bool]]] = [
 @pytest.mark.parametrize(("more", "wishes"), [row[1:] for row in WISHES], ids=[row[0] for row in WISHES])
 @pytest.mark.parametrize("indent", [None, 1], ids=["dense", "spread out"])
 def test_what_a_client_wants_of_the_answer(more: dict[str, Any], wishes: tuple[bool, bool], indent: int | None) -> None:
-    body = {"model": "jane", "messages": [{"role": "user"}], "stream": True, **more}
+    body = {"model": "jane", "messages": [{"role": "user"}], "stream": True, "tools": [{}], **more}
     read = read_body("chat", json.dumps(body, indent=indent).encode())
     assert (read.wants_usage, read.one_tool_only) == wishes
 

@@ -1,0 +1,249 @@
+"""The rules for requests that hold whichever backend answers: what is refused, and what is taken out because it would mean nothing.
+
+Backends differ on each of these (`max_tokens: 0` is a 400 here and one token there), so the answer must not depend on where a call goes.
+A rule is looked up only for a field that is there: it says whether the field is sent on, or raises BadCall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from backends.faults import MALFORMED
+from router.bad_call import BadCall
+
+Fields = dict[str, msgspec.Raw]
+Rule = Callable[[Fields, str], bool]
+
+MAX_STOP_STRINGS = 4  # OpenAI's and vLLM's limit; LM Studio and llama-server take more
+EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"})  # what vLLM knows; it refuses others
+
+# What steers the server and not the answer: no client of a shared engine may set it. Some name other hosts (`kv_transfer_params`),
+# others load models (`draft_model`), jump the queue (`priority`) or tie up a slot (`id_slot`), or add to answers what no other has.
+STEERING = frozenset({
+    # vLLM
+    "priority", "request_id", "session_id", "cache_salt", "kv_transfer_params", "ec_transfer_params", "vllm_xargs", "stream_interval",
+    "return_token_ids", "return_token_offsets", "return_prompt_text", "return_mm_kwargs", "routed_experts_prompt_start",
+    # LM Studio
+    "ttl", "draft_model",
+    # llama-server
+    "id_slot", "cache_prompt", "n_cache_reuse", "n_keep", "n_discard", "t_max_prompt_ms", "t_max_predict_ms", "lora", "response_fields",
+    "return_progress", "return_tokens", "timings_per_token", "verbose", "__verbose",
+    "speculative.n_max", "speculative.n_min", "speculative.p_min",
+})  # fmt: skip
+
+
+def canonical(kind: str, fields: Fields) -> Fields:
+    """The fields as they are sent on, whoever gets them: the same object where nothing is taken out. Raises BadCall."""
+    rules = _RULES.get(kind, _STEERED)
+    if rules.keys().isdisjoint(fields):
+        return fields
+    dropped = [name for name in fields if (rule := rules.get(name)) is not None and not rule(fields, name)]
+    return {name: value for name, value in fields.items() if name not in dropped} if dropped else fields
+
+
+# -- messages ------------------------------------------------------------------------------------------
+
+
+class _PlainTurn(msgspec.Struct, gc=False):
+    """A message that every backend takes as it is."""
+
+    role: Literal["system", "user", "assistant", "tool", "function"]
+    tool_calls: None = None
+
+
+class _Turn(msgspec.Struct, gc=False):
+    role: Literal["system", "user", "assistant", "tool", "function", "developer"]
+
+
+class _AnyTurn(msgspec.Struct):
+    role: Any = None
+
+
+_PLAIN_TURNS = msgspec.json.Decoder(list[_PlainTurn])
+_TURNS = msgspec.json.Decoder(list[_Turn])
+_PIECES = msgspec.json.Decoder(list[msgspec.Raw])
+_ANY_TURN = msgspec.json.Decoder(_AnyTurn)
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+# How a message begins that its writer has put the role first in, one each for the roles of a plain conversation, all as long.
+OPENING_BYTES = 20
+PLAIN_OPENINGS = frozenset({
+    b'{"role":"user","cont', b'{"role":"system","co', b'{"role":"assistant",', b'{"include_usage":tru',
+})  # fmt: skip
+
+
+def has_odd_turns(messages: msgspec.Raw) -> bool:
+    """Whether a conversation has a turn that a dialect may have to change: of a developer, or with tool calls. Raises BadCall."""
+    try:
+        _PLAIN_TURNS.decode(messages)
+        return False
+    except MALFORMED:
+        pass
+    try:
+        _TURNS.decode(messages)
+    except MALFORMED as exc:
+        raise _bad_turn(messages) from exc
+    return True
+
+
+def _bad_turn(messages: msgspec.Raw) -> BadCall:
+    names = f"{', '.join(_ROLES[:-1])} or {_ROLES[-1]}"
+    for index, message in enumerate(_PIECES.decode(messages)):
+        place = f"messages[{index}]"
+        try:
+            role = _ANY_TURN.decode(message).role
+        except MALFORMED:
+            return BadCall(f"{place} must be an object with a role", param=place)
+        if role is None:
+            return BadCall(f"{place}.role is missing; send {names}", param=f"{place}.role")
+        if role not in _ROLES:
+            return BadCall(f"{place}.role must be {names}", param=f"{place}.role")
+    return BadCall("a message names its role twice", param="messages")
+
+
+# -- single fields -------------------------------------------------------------------------------------
+
+
+def _never(_fields: Fields, _name: str) -> bool:
+    return False
+
+
+def _token_limit(fields: Fields, name: str) -> bool:
+    """-1 is LM Studio's and llama-server's word for no limit, which is what a call without the field has everywhere."""
+    limit = _decoded(fields[name], _NUMBER, name, "a whole number")
+    if limit is None or limit >= 1:
+        if isinstance(limit, float) and not limit.is_integer():
+            raise BadCall(f"{name} must be a whole number", param=name)
+        return True
+    if limit == -1:
+        return False
+    raise BadCall(f"{name} must be at least 1; leave it out for no limit", param=name)
+
+
+def _prompt_limit(fields: Fields, name: str) -> bool:
+    """With `echo` no token at all may be asked for: the answer is the prompt with its own logprobs."""
+    return ("echo" in fields and bytes(fields[name]) == b"0") or _token_limit(fields, name)
+
+
+def _chat_limit(fields: Fields, name: str) -> bool:
+    """Of the two names of a chat's limit the newer one counts."""
+    is_sent = _token_limit(fields, name)
+    newer = "max_completion_tokens"
+    if name == newer or newer not in fields:
+        return is_sent
+    return is_sent and (bytes(fields[newer]) == b"null" or not _token_limit(fields, newer))
+
+
+def _stop(fields: Fields, name: str) -> bool:
+    stop = _decoded(fields[name], _STOP, name, "a string or a list of strings")
+    if isinstance(stop, list) and len(stop) > MAX_STOP_STRINGS:
+        raise BadCall(f"{name} must have at most {MAX_STOP_STRINGS} strings, not {len(stop)}", param=name)
+    return True
+
+
+def _effort(fields: Fields, name: str) -> bool:
+    effort = _decoded(fields[name], _TEXT, name, "a string")
+    if effort is not None and effort not in EFFORTS:
+        raise BadCall(f"{name} must be one of none, minimal, low, medium, high, xhigh and max", param=name)
+    return True
+
+
+def _stream_options(fields: Fields, name: str) -> bool:
+    _decoded(fields[name], _OBJECT, name, "an object")
+    return "stream" in fields and bytes(fields["stream"]) == b"true"
+
+
+def _tools_only(fields: Fields, _name: str) -> bool:
+    """The tools themselves, and what is said about them: where there are none some servers refuse the field, others ignore it."""
+    return _has_tools(fields)
+
+
+def _tool_choice(fields: Fields, name: str) -> bool:
+    choice = _decoded(fields[name], _ANY, name, "a string or an object")
+    if not _has_tools(fields):
+        if choice in (None, "none", "auto"):
+            return False
+        raise BadCall(f"{name} asks for a tool, and tools has none", param=name)
+    named = choice.get("function") if isinstance(choice, dict) else None
+    wanted = named.get("name") if isinstance(named, dict) else None
+    if wanted is not None and wanted not in _names(fields["tools"]):
+        raise BadCall(f"{name} names a function that is not among the tools", param=name)
+    return True
+
+
+def _closed(fields: Fields, name: str) -> bool:
+    """Engines disagree on a message left open: some continue it, some begin another silently, some repeat it in their answer."""
+    if _decoded(fields[name], _FLAG, name, "true or false") is (name == "continue_final_message"):
+        raise BadCall(f"{name} is not supported: an answer is always a message of its own", param=name)
+    return False
+
+
+def _has_tools(fields: Fields) -> bool:
+    return is_filled(fields.get("tools"))
+
+
+class _Function(msgspec.Struct):
+    name: str = ""
+
+
+class _Tool(msgspec.Struct):
+    function: _Function = msgspec.field(default_factory=_Function)
+
+
+def _names(tools: msgspec.Raw) -> list[str]:
+    return [tool.function.name for tool in _decoded(tools, _TOOLS, "tools", "a list of tools")]
+
+
+# -- reading values ------------------------------------------------------------------------------------
+
+
+_NUMBER = msgspec.json.Decoder(int | float | None)
+_TEXT = msgspec.json.Decoder(str | None)
+_FLAG = msgspec.json.Decoder(bool | None)
+_STOP = msgspec.json.Decoder(list[str] | str | None)
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
+_ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Any)
+_TOOLS = msgspec.json.Decoder(list[_Tool])
+_WHITESPACE = b" \t\r\n"
+
+Value = TypeVar("Value")
+
+
+def _decoded(raw: msgspec.Raw, form: msgspec.json.Decoder[Value], name: str, form_name: str) -> Value:
+    try:
+        return form.decode(raw)
+    except MALFORMED as exc:
+        raise BadCall(f"{name} must be {form_name}", param=name) from exc
+
+
+def is_filled(value: msgspec.Raw | None) -> bool:
+    """Whether it is a list with something in it."""
+    if value is None:
+        return False
+    opening = opening_of(value)
+    return opening[:1] == b"[" and opening[1:].lstrip(_WHITESPACE)[:1] != b"]"
+
+
+def opening_of(value: msgspec.Raw) -> bytes:
+    """How it begins; a long value is not copied for it."""
+    return memoryview(value)[:64].tobytes()
+
+
+_STEERED: dict[str, Rule] = dict.fromkeys(STEERING, _never)
+_WRITING: dict[str, Rule] = _STEERED | {"stop": _stop, "stream_options": _stream_options}
+_RULES: dict[str, dict[str, Rule]] = {
+    "chat": _WRITING
+    | {
+        "max_tokens": _chat_limit,
+        "max_completion_tokens": _chat_limit,
+        "reasoning_effort": _effort,
+        "tools": _tools_only,
+        "tool_choice": _tool_choice,
+        "parallel_tool_calls": _tools_only,
+        "continue_final_message": _closed,
+        "add_generation_prompt": _closed,
+    },
+    "completions": _WRITING | {"max_tokens": _prompt_limit},
+}
