@@ -47,7 +47,8 @@ def misses(*what: str, **differences: Any) -> dict[str, Any]:
 
 
 def snapshot(**differences: dict[str, Any]) -> Snapshot:
-    views = {name: BackendView(**({"name": name, "in_rotation": True} | differences.get(name, {}))) for name in NAMES}
+    well: dict[str, Any] = {"in_rotation": True}
+    views = {name: BackendView(name, **(well | differences.get(name, {}))) for name in NAMES}
     return Snapshot.of(1, views)
 
 
