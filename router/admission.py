@@ -17,6 +17,7 @@ from router.faults import OUT_OF_MEMORY_S, CallFailed, Fault, overloaded, unsupp
 from router.gate import Gate
 
 _SECONDS = re.compile(rb"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+LAST_REPEAT = 2  # the default of OpenAI's SDKs, for Python and Node: after two repeats they give up
 # Of bodies that came in more than one read, of all calls that run or wait: 25 of the largest, 2,500 prompts of 25,000 tokens. What is
 # more is refused, because a process that is out of memory ends with all its calls.
 MAX_HELD_BYTES = 268_435_456
@@ -154,10 +155,13 @@ class Admission:
 
     def priority(self, headers: dict[bytes, bytes], caller: Caller) -> Priority:
         """The call's class: the caller's, or a worse one if it asks for that. Raises CallFailed where there is no such class."""
+        own = caller.priority
+        if repeats(headers) >= LAST_REPEAT:  # who comes for the third time makes an overload three times as large
+            own = max(own, Priority.BATCH)
         raw = headers.get(b"x-crossfade-priority")
         if raw is None:
-            return caller.priority
-        priority = lowered(caller.priority, raw.decode("latin-1"))
+            return own
+        priority = lowered(own, raw.decode("latin-1"))
         if priority is None:
             message = f"x-crossfade-priority must be one of {', '.join(BY_LABEL)}."
             raise CallFailed(Fault(400, message, "invalid_request_error", "invalid_priority"))
@@ -173,6 +177,12 @@ class Admission:
             message = "x-crossfade-timeout-s must be a number of seconds above 0."
             raise CallFailed(Fault(400, message, "invalid_request_error", "invalid_timeout"))
         return min(asked_s, configured_s)
+
+
+def repeats(headers: Mapping[bytes, bytes]) -> int:
+    """How often the client's SDK has made this call before, by its own word; what is no number is none."""
+    raw = headers.get(b"x-stainless-retry-count")
+    return int(raw) if raw is not None and len(raw) < 4 and raw.isdigit() else 0
 
 
 def _digest_of(headers: dict[bytes, bytes]) -> bytes:

@@ -14,7 +14,7 @@ import msgspec
 
 from backends.errors import BackendError
 from policies.facts import CallFacts
-from router.admission import Admission
+from router.admission import Admission, repeats
 from router.answer_headers import Header, call_headers
 from router.call import Call, HeaderView
 from router.client import Client
@@ -100,6 +100,8 @@ class CallEndpoint:
         body = await admission.read_body(headers, receive, answering.client)
         call = self._read(headers, body, answering.request_id, started_s)
         call.priority = admission.priority(headers, caller)
+        if repeats(headers):
+            self.recorder.repeated(call)
         quota = caller.quota
         if quota is not None:
             quota.begin(started_s)

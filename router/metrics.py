@@ -79,6 +79,7 @@ class Metrics:
         self.resumes: Counter[tuple[str, str, str]] = Counter()
         self.tokens: Counter[tuple[str, str, str]] = Counter()
         self.turned_away: Counter[tuple[str]] = Counter()
+        self.client_retries: Counter[tuple[str]] = Counter()
         self.judged: Counter[tuple[str, str, str]] = Counter()
         self.lag = Lag()
         self._first: dict[tuple[str, str], Durations] = {}
@@ -122,6 +123,9 @@ class Metrics:
             "Answers judged by the model's contract, by result; of plain calls only violations.",
             ("model", "backend", "result"),
             self.judged,
+        )
+        yield _counter(
+            "crossfade_client_retries", "Calls that a client's SDK has made before.", ("model",), self.client_retries
         )
         yield _histogram("crossfade_first_token_seconds", "Attempt start to first content.", self._first)
         yield _histogram("crossfade_call_seconds", "Arrival of a call to its end.", self._whole)

@@ -65,6 +65,10 @@ class Recorder:
             line = {"request_id": call.request_id.decode("latin-1"), "model": call.facts.model, "backend": backend}
             log.info("%s", json.dumps({**line, "violation": judgement.result.value, "said": judgement.reason}))
 
+    def repeated(self, call: Call) -> None:
+        """A client's SDK makes a call anew that has failed for it."""
+        self.metrics.client_retries[(call.facts.model,)] += 1
+
     def turned_away(self, reason: str) -> None:
         """A request ended before it was a call: bad input, no key, an unknown model."""
         self.metrics.turned_away[(reason,)] += 1
