@@ -27,7 +27,8 @@ async function played({ call, hurries, ...asked }) {
   };
   if (hurries) hurriedly(waits);
   try {
-    return { ...(await calls[call]({ model: 'jane', ...asked, fetch: counted })), requests };
+    const saw = await calls[call]({ model: 'jane', ...asked, fetch: counted });
+    return { ...saw, requests, ...(hurries ? { waits } : {}) };
   } catch (error) {
     if (error instanceof ReferenceError) throw error;
     return { thrown: described(error), requests, waits };
