@@ -249,4 +249,4 @@ def test_the_readme_says_what_it_is_in_five_lines() -> None:
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_block_of_a_document_is_closed_and_its_language_is_known(name: str) -> None:
     assert DOCUMENTS[name].count("\n```") == 2 * len(blocks(DOCUMENTS[name]))
-    assert {block.language for block in blocks(DOCUMENTS[name])} <= {"", "sh", "yaml", "ts"}
+    assert {block.language for block in blocks(DOCUMENTS[name])} <= {"", "js", "python", "sh", "ts", "yaml"}
