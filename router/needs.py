@@ -13,7 +13,13 @@ from router.multipart import FormBody
 from router.reading import CallBody
 
 # The fields of a call that may be more than text, by its kind. Where a kind is not named here, no field is read for it.
-_PROMPTS = {"chat": "messages", "messages": "messages", "responses": "input"}
+_PROMPTS = {
+    "chat": "messages",
+    "messages": "messages",
+    "count_tokens": "messages",
+    "tokenize": "messages",
+    "responses": "input",
+}
 _TELLING = frozenset({"n", "best_of", "logprobs", "top_logprobs", "prompt_logprobs", "modalities", "include"})
 # Parts of a message by their type: OpenAI's of chat and of responses, Anthropic's, vLLM's own.
 _PARTS = {

@@ -70,3 +70,53 @@ def test_a_bad_configuration_is_one_json_document_too(tmp_path: Path) -> None:
     nowhere = str(tmp_path / "nothing.yaml")
     result = CliRunner().invoke(app, ["explain", "-c", nowhere, "-r", "-", "--json"], input=CALL)
     assert result.exit_code == 1 and "cannot be read" in json.loads(result.stdout)["error"]
+
+
+ABLE = """
+backends:
+  a: {kind: lmstudio, url: "http://127.0.0.1:1"}
+  b: {kind: vllm, url: "http://127.0.0.1:2"}
+models:
+  jane: {on: {a: x, b: {name: y, can: {logprobs: false}, context_tokens: 100}}, split: {a: 1.0}}
+"""
+
+
+@pytest.fixture
+def able(tmp_path: Path) -> str:
+    file = tmp_path / "crossfade.yaml"
+    file.write_text(ABLE)
+    return str(file)
+
+
+def test_it_says_what_a_backend_lacks_by_its_kind_and_by_the_configuration(able: str) -> None:
+    asked = CALL[:-1] + ',"n":2}'
+    result = CliRunner().invoke(app, ["explain", "-c", able, "-r", "-"], input=asked)
+    assert result.exit_code == 0 and result.stdout.splitlines() == [
+        "1. b: next in the fallback order",
+        "-  a was passed over: it lacks what the call needs: n",
+    ]
+    document = json.loads(CliRunner().invoke(app, ["explain", "-c", able, "-r", "-", "--json"], input=asked).stdout)
+    assert document["passed_over"] == [{"backend": "a", "reason": "incapable", "lacking": ["n"]}]
+
+
+def test_a_context_that_the_configuration_names_counts(able: str) -> None:
+    asked = CALL[:-1] + f',"x":"{"x" * 800}"}}'
+    result = CliRunner().invoke(app, ["explain", "-c", able, "-r", "-"], input=asked)
+    assert result.stdout.splitlines() == [
+        "1. a: by the split",
+        "-  b was passed over: the prompt is too long for its context",
+    ]
+
+
+def test_where_nobody_can_it_says_so_what_the_client_would_hear_and_that_the_answer_is_no(able: str) -> None:
+    asked = CALL[:-1] + ',"n":2,"logprobs":true}'
+    result = CliRunner().invoke(app, ["explain", "-c", able, "-r", "-"], input=asked)
+    assert result.exit_code == 1 and result.stderr.splitlines() == [
+        "No backend can answer this call.",
+        "-  a was passed over: it lacks what the call needs: logprobs, n",
+        "-  b was passed over: it lacks what the call needs: logprobs",
+        "The request would be answered with an error: "
+        "The model `jane` cannot do all that this call asks for: `logprobs` and more than one choice (`n`).",
+    ]
+    document = json.loads(CliRunner().invoke(app, ["explain", "-c", able, "-r", "-", "--json"], input=asked).stdout)
+    assert document["candidates"] == [] and "cannot do all" in document["error"] and len(document["passed_over"]) == 2

@@ -7,8 +7,11 @@ from collections import Counter
 
 import pytest
 
+from backends.dialects import Abilities
+from policies.choose import MOST_BYTES_PER_TOKEN
 from policies.ejection import State
 from router.building import build_fleet
+from router.capabilities import MISSING_S
 from router.config import loads
 from router.fleet import Fleet, LiveModel, LiveReplica
 from tests.running import config_for
@@ -113,3 +116,26 @@ def test_a_replica_that_asked_to_be_left_alone_is_while_another_is_there() -> No
     assert picks(fleet, 119.0) == {other.url: 1000} and picks(fleet, 121.0) == {one.url: 1000}
     other.bias.failed(110.0, 20.0)
     assert picks(fleet, 115.0) == {one.url: 1000}
+
+
+def test_a_missing_api_changes_the_snapshot_and_is_forgotten_by_the_next_call_that_is_late_enough() -> None:
+    fleet = fleet_of()
+    model = fleet.models["jane"]
+    well = model.snapshot(100.0)
+    model.lacks_api(model.bindings["a"], "embeddings", 100.0)
+    model.lacks_api(model.bindings["a"], "embeddings", 110.0)
+    for now_s in (110.0, 110.0 + MISSING_S - 1):
+        assert model.snapshot(now_s).views["a"].missing == {"embeddings"}, "the second meeting counts"
+        assert not model.snapshot(now_s).views["b"].missing
+    assert model.snapshot(110.0 + MISSING_S) == well
+
+
+def test_a_snapshot_knows_what_each_backend_lacks_also_while_somebody_is_out() -> None:
+    fleet = fleet_of()
+    model = fleet.models["jane"]
+    model.bindings["a"].abilities.heard(0, Abilities({"n": False}, 50))
+    model.note_abilities()
+    assert model.snapshot(100.0).safe_bytes == 50 * MOST_BYTES_PER_TOKEN
+    trip(model, fleet.backends["b"].replicas[0], 101.0)
+    for view in (model.snapshot(100.0).views["a"], model.snapshot(102.0).views["a"]):
+        assert "n" in view.lacks and view.context_tokens == 50

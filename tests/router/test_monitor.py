@@ -186,6 +186,63 @@ async def test_while_one_call_loads_the_model_the_others_are_answered_elsewhere(
     assert json.loads(a.received[0].body)["model"] == "big"
 
 
+# -- what servers can do ---------------------------------------------------------------------------
+
+CHAT_ALONE = answer({"paths": {"/v1/chat/completions": {}, "/v1/models": {}}})
+
+
+async def test_what_a_server_says_of_itself_is_asked_once_in_its_life_and_its_lists_again_and_again() -> None:
+    lists = {"/openapi.json": CHAT_ALONE, "/v1/models": answer({"data": [{"id": "big", "max_model_len": 100}]})}
+    async with Upstream(says("x"), lists=lists) as a, Upstream(says("x")) as b, watched(a, b) as watch:
+        abilities = watch.fleet.models["jane"].bindings["a"].abilities
+        await watch.rounds(1)
+        assert "embeddings" in abilities.lacks and abilities.context_tokens == 100
+        a.lists["/openapi.json"] = answer({"paths": {"/v1/embeddings": {}}})
+        a.lists["/v1/models"] = answer({"data": [{"id": "big", "max_model_len": 200}]})
+        await watch.rounds(2 * LISTS_EVERY)
+        assert "embeddings" in abilities.lacks and abilities.context_tokens == 200
+        a.is_well = False
+        await watch.rounds(1)
+        a.is_well = True
+        await watch.rounds(1)
+        assert "embeddings" not in abilities.lacks and "chat" in abilities.lacks, "it may be another server now"
+        views = watch.fleet.models["jane"].snapshot(1e9).views
+        assert "chat" in views["a"].lacks and views["a"].context_tokens == 200
+
+
+async def test_a_server_that_did_not_say_is_asked_again() -> None:
+    async with Upstream(says("x")) as a, Upstream(says("x")) as b, watched(a, b) as watch:
+        a.lists["/openapi.json"] = answer({"detail": "Not Found"}, "404 Not Found")
+        await watch.rounds(1)
+        abilities = watch.fleet.models["jane"].bindings["a"].abilities
+        assert "embeddings" not in abilities.lacks
+        a.lists["/openapi.json"] = CHAT_ALONE
+        await watch.rounds()
+        assert "embeddings" in abilities.lacks
+
+
+async def test_what_an_answer_showed_is_forgotten_where_the_server_was_away() -> None:
+    async with Upstream(says("x")) as a, Upstream(says("x")) as b, watched(a, b) as watch:
+        model = watch.fleet.models["jane"]
+        await watch.rounds(1)
+        model.lacks_api(model.bindings["a"], "embeddings", 1.0)
+        await watch.rounds()
+        assert model.snapshot(2.0).views["a"].missing == {"embeddings"}
+        a.is_well = False
+        await watch.rounds(1)
+        a.is_well = True
+        await watch.rounds(1)
+        assert not model.bindings["a"].abilities.missing
+
+
+async def test_a_document_of_the_size_that_a_real_vllm_writes_is_read() -> None:
+    paths = json.loads(CHAT_ALONE.partition(b"\r\n\r\n")[2])
+    lists = {"/openapi.json": answer(paths | {"components": "x" * 280_000})}
+    async with Upstream(says("x"), lists=lists) as a, Upstream(says("x")) as b, watched(a, b) as watch:
+        await watch.rounds(1)
+        assert "embeddings" in watch.fleet.models["jane"].bindings["a"].abilities.lacks
+
+
 # -- probes ----------------------------------------------------------------------------------------
 
 

@@ -60,6 +60,8 @@ NEEDS: list[tuple[str, str, dict[str, Any], str]] = [
     ("a response's input that is text", "responses", {"input": "[{[{"}, ""),
     ("an image of a message", "messages", chat([{"type": "image", "source": {}}]), "images"),
     ("an image in the result of a tool", "messages", chat([{"type": "tool_result", "content": [{"type": "image"}]}]), "images"),
+    ("an image whose tokens are to be counted", "count_tokens", chat([{"type": "image", "source": {}}]), "images"),
+    ("an image in what is to be told in tokens", "tokenize", chat([IMAGE]), "images"),
     ("a document of a message", "messages", chat([{"type": "document", "source": {}}]), "files"),
     ("parts of no known type", "chat", chat([{"type": 5}, {"kind": "image_url"}]), ""),
     ("parts that are none", "chat", chat(["image_url", 1, None]), ""),
@@ -71,7 +73,8 @@ NEEDS: list[tuple[str, str, dict[str, Any], str]] = [
 @pytest.mark.parametrize("spaces", [(",", ":"), (", ", ": ")], ids=["tight", "spaced"])
 @pytest.mark.parametrize(("kind", "fields", "needs"), [row[1:] for row in NEEDS], ids=[row[0] for row in NEEDS])
 def test_the_needs_of_a_call(kind: str, fields: dict[str, Any], needs: str, spaces: tuple[str, str]) -> None:
-    body = read_body(kind, json.dumps({"model": "jane", **fields}, separators=spaces).encode())
+    must = {"max_tokens": 9} if kind == "messages" else {}
+    body = read_body(kind, json.dumps({"model": "jane", **must, **fields}, separators=spaces).encode())
     found = needs_of(kind, body)
     assert " ".join(sorted(found)) == needs
     assert needs or found is NO_NEEDS, "a plain call makes nothing"

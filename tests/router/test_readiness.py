@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from backends.dialects import Abilities
 from router.building import build_fleet
 from router.config import loads
 from router.fleet import Fleet
@@ -48,6 +49,31 @@ def test_the_report_says_who_is_out_and_why() -> None:
         "a": [{"state": "ejected", "reason": "said so"}],
         "b": [{"state": "in_rotation", "reason": ""}],
     }
+
+
+def test_the_report_says_what_each_backend_can_and_who_says_so() -> None:
+    config = TWO_MODELS.replace("a: real-a", "a: {name: real-a, can: {images: true}, context_tokens: 9000}")
+    fleet = build_fleet(loads(config, {}).config, {}, random.Random())
+    jane = fleet.models["jane"]
+    jane.bindings["b"].abilities.heard(0, Abilities({"embeddings": False}, 4096))
+    jane.lacks_api(jane.bindings["b"], "responses", 1.0)
+    unseen = {name: {"can": False, "from": "dialect"} for name in ("audio", "files", "video")}
+    report = readiness(fleet).as_json()["capabilities"]
+    assert report["jane"] == {
+        "a": unseen
+        | {
+            "images": {"can": True, "from": "configured"},
+            "context_tokens": {"tokens": 9000, "from": "configured"},
+        },
+        "b": unseen
+        | {
+            "images": {"can": False, "from": "dialect"},
+            "embeddings": {"can": False, "from": "probed"},
+            "responses": {"can": False, "from": "answers"},
+            "context_tokens": {"tokens": 4096, "from": "probed"},
+        },
+    }
+    assert set(report) == {"jane", "kim"}
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/metrics"])
