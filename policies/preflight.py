@@ -132,7 +132,7 @@ def _with_tool(side: Side, against: Side | None, terms: Terms) -> Cell:
     is_alone = cell.colour is Colour.GREEN and against is None
     if is_alone and _counted(side, Check.TOOL_AUTO) == _counted(side, Check.GREEDY):
         why = f"{side.backend} leaves tools out of the prompt: its chat template knows none."
-        return amber(cell.says, why, _template_fix(side))
+        return amber(cell.says, why, _template_fix(side, "a template that knows tools"))
     return cell
 
 
@@ -148,10 +148,10 @@ def _other_template(side: Side, tokens: int, before: int) -> str:
     return f"{side.backend} makes {tokens} tokens of messages of which the baseline makes {before}: its chat template is another one."
 
 
-def _template_fix(side: Side) -> str:
+def _template_fix(side: Side, which: str = "the same template as on the others") -> str:
     switch = {
-        "vllm": "# the same template as on the others\nvllm serve … --chat-template FILE",
-        "llama-server": "# the same template as on the others\nllama-server … --jinja --chat-template-file FILE",
+        "vllm": f"# {which}\nvllm serve … --chat-template FILE",
+        "llama-server": f"# {which}\nllama-server … --jinja --chat-template-file FILE",
     }
     return switch.get(side.kind, "")
 

@@ -113,8 +113,6 @@ def says(heard: Heard) -> str:
     """An error in two words."""
     if heard.is_broken:
         return "broken stream"
-    if not heard.status:
-        return "timeout"
     return f"{heard.status} {heard.code}" if heard.code else str(heard.status)
 
 
@@ -133,7 +131,7 @@ def remedy(side: Side, heard: Heard) -> str:
     for pattern, lines in _SWITCHES:
         if pattern.search(heard.words):
             return lines.format(backend=side.backend)
-    if not heard.status or heard.status == 504:
+    if heard.status == 504:
         lines = f"backends:\n  {side.backend}:\n    timeouts: {{first_token_s: 120, answer_s: 300}}"
         return f"# where it is only slow; for preflight alone: --timeout-s\n{lines}"
     return ""

@@ -77,7 +77,7 @@ class Streamed:
 class Heard:
     """What the application would hear for one question: an answer (status 200), or an error with `status`, `code` and `words`.
 
-    `status` 0: nothing, the limit passed. `form`: every key of the answer with its type, in order. `finish`: of each choice.
+    `form`: every key of the answer with its type, in order. `finish`: of each choice.
     """
 
     status: int = 200

@@ -48,7 +48,13 @@ def table(findings: Findings) -> RenderableType:
 
 def printed(findings: Findings) -> None:
     """Print the table: in colours and as wide as the terminal, plain and 80 wide elsewhere."""
-    Console(highlight=False, soft_wrap=False).print(table(findings))
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(table(findings))
+        return
+    with console.capture() as captured:
+        console.print(table(findings))
+    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def summary(findings: Findings) -> str:

@@ -38,7 +38,7 @@ WELL: dict[Check, Heard] = {
     Check.BAD_TYPE: Heard(400, None),
     Check.OVERFLOW: Heard(400, "context_length_exceeded"),
 }
-TIMEOUT = Heard(0, words="no answer within 60 s")
+TIMEOUT = Heard(504, "timeout", "no answer within 60 s")
 
 
 def side(name: str = "vllm", heard: Mapping[Check, Heard] | None = None, **facts: Any) -> Side:

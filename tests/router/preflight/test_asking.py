@@ -124,7 +124,8 @@ async def test_a_call_that_is_never_answered_ends_with_its_limit() -> None:
     assert silent.is_set()
     assert loop.time() - began_s < 0.05 * 2 * (len(Check) + 3) + 5
     cell = at(findings, "tools: auto")
-    assert cell.colour is RED and cell.says in ("timeout", "504 timeout")
+    assert (cell.colour, cell.says) == (RED, "504 timeout")
+    assert "timeouts: {first_token_s" in cell.fix
 
 
 async def test_a_server_that_quotes_the_routers_key_is_not_repeated() -> None:
