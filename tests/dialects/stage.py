@@ -125,6 +125,7 @@ def _config(urls: Mapping[str, str]) -> str:
         models[f"{name} hasty"] = {**plain, "timeouts": _HASTY}
         models[f"{name} sampled"] = {**models[f"{name} alone"], "sampling": SAMPLING}
         models[f"{name} lax"] = {**plain, "accept": {"tool_calls": "any", "json": "any", "empty": "allow"}}
+        models[f"{name} alone lax"] = {**models[f"{name} lax"], "on": {name: NAMES[name]}}
         models[f"{name} or closed"] = {**plain, "on": {each: NAMES[each] for each in (name, "closed")}}
         models[f"{name} hasty resumed"] = {**models[f"{name} resumed"], "timeouts": _HASTY}
     return json.dumps({"server": {"port": 8000, "keys_env": "CLIENT_KEYS"}, "backends": backends, "models": models})
