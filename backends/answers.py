@@ -179,6 +179,8 @@ class _Named(msgspec.Struct, gc=False):
 
 def has_value(value: msgspec.Raw) -> bool:
     """Whether a field of any type has a value other than null and the empty ones."""
+    if not value:
+        return False
     raw = memoryview(value)
     return len(raw) > 4 or bytes(raw) not in _EMPTY
 

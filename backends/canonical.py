@@ -36,6 +36,10 @@ class Naming(msgspec.Struct, frozen=True, gc=False):
 
     backends: str
     shown: str
+    quoted: bytes = b""  # the latter as JSON
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "quoted", msgspec.json.encode(self.shown))
 
     def begin(self, answer: Answer) -> Canonical:
         """What one attempt's answer goes through."""
@@ -87,7 +91,7 @@ class Canonical:
         whole = read_whole(kind, body)
         self._hear(whole.model)
         self.answer.usage = read_usage(whole.usage)
-        return whole_form(kind, whole, self.answer, self._naming.shown)
+        return whole_form(kind, whole, self.answer, self._naming.quoted)
 
     def renamed(self, body: bytes, said: str | None) -> bytes:
         """A JSON object of any other kind, in which only the model, said to be `said`, is named anew."""
@@ -95,7 +99,7 @@ class Canonical:
             return body
         self._hear(said)
         fields = _OBJECT.decode(body)
-        fields["model"] = msgspec.Raw(msgspec.json.encode(self._naming.shown))
+        fields["model"] = msgspec.Raw(self._naming.quoted)
         return msgspec.json.encode(fields)
 
     def _hear(self, model: str | None) -> None:
@@ -116,7 +120,7 @@ class Canonical:
             self.answer.id.encode(),
             b"chat.completion.chunk" if self._is_chat else b"text_completion",
             self.answer.created,
-            msgspec.json.encode(self._naming.shown),
+            self._naming.quoted,
         )
 
     def carry_on(self, kind: str, add_up: Callable[[Usage], Usage]) -> None:
@@ -143,7 +147,7 @@ class Canonical:
             self._begun.add(index)
             out.append(self._event(_ChatPiece(index, _ROLE)))
         delta = _NOTHING if said is None else self._delta(index, said)
-        logprobs = chat_logprobs(choice.logprobs) or UNSET
+        logprobs = chat_logprobs(choice.logprobs) or UNSET if choice.logprobs else UNSET
         if delta is not _NOTHING or logprobs is not UNSET:
             out.append(self._event(_ChatPiece(index, delta, logprobs)))
         if choice.finish_reason:
@@ -171,18 +175,18 @@ class Canonical:
         delta = _Delta()
         if said.content:
             delta.content = said.content
-        if thought := said.thought:
+        if thought := said.reasoning or said.reasoning_content:
             delta.reasoning = thought
         if said.tool_calls and (pieces := self._pieces(choice, said.tool_calls)):
             delta.tool_calls = pieces
         if said.refusal:
             delta.refusal = said.refusal
-        if has_value(said.function_call):
+        if said.function_call and has_value(said.function_call):
             delta.function_call = said.function_call
             self._functions.add(choice)
-        if has_value(said.annotations):
+        if said.annotations and has_value(said.annotations):
             delta.annotations = said.annotations
-        if has_value(said.audio):
+        if said.audio and has_value(said.audio):
             delta.audio = said.audio
         return _NOTHING if delta == _NOTHING else delta
 

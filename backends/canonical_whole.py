@@ -3,98 +3,75 @@
 from __future__ import annotations
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
-from backends.answers import Whole, WholeChoice, has_value
-from backends.canonical_forms import Answer, CallForm, call_form, reason_of
+from backends.answers import Message, Whole, WholeChoice, has_value
+from backends.canonical_forms import Answer, call_form, reason_of
 from backends.errors import ProtocolBroken
 from backends.logprobs import chat_logprobs, completions_logprobs
 
 _NULL = msgspec.Raw(b"null")
 _NO_TEXT = msgspec.Raw(b'""')
 _OPENINGS = frozenset(b'"[n')  # of a text, a list of parts, null
+_Parts = list[bytes | msgspec.Raw]  # joined once, since an answer may be long
 
 
-class _Message(msgspec.Struct, gc=False):
-    role: str = "assistant"
-    content: msgspec.Raw = _NULL
-    reasoning: msgspec.Raw | UnsetType = UNSET
-    refusal: msgspec.Raw | UnsetType = UNSET
-    annotations: msgspec.Raw | UnsetType = UNSET
-    audio: msgspec.Raw | UnsetType = UNSET
-    tool_calls: list[CallForm] | UnsetType = UNSET
-    function_call: msgspec.Raw | UnsetType = UNSET
-
-
-class _ChatChoice(msgspec.Struct, gc=False):
-    index: int
-    message: _Message
-    logprobs: msgspec.Raw
-    finish_reason: str
-
-
-class _TextChoice(msgspec.Struct, gc=False):
-    index: int
-    text: msgspec.Raw
-    logprobs: msgspec.Raw
-    finish_reason: str
-
-
-class _Vector(msgspec.Struct, gc=False):
-    object: str
-    index: int
-    embedding: msgspec.Raw
-
-
-def whole_form(kind: str, whole: Whole, answer: Answer, shown: str) -> bytes:
-    """The body for the client; `shown` is the model's name for it. Raises ProtocolBroken where there is no text where one must be."""
-    usage, name = answer.usage, msgspec.json.encode(shown)
+def whole_form(kind: str, whole: Whole, answer: Answer, shown: bytes) -> bytes:
+    """The body for the client; `shown` is the model's name for it, as JSON. Raises ProtocolBroken where what must be text is none."""
     if kind == "embeddings":
-        vectors = [
-            _Vector("embedding", place if vector.index is None else vector.index, vector.embedding)
-            for place, vector in enumerate(whole.data or ())
-        ]
-        counted = (
-            b"" if usage is None else b',"usage":{"prompt_tokens":%d,"total_tokens":%d}' % (usage.prompt, usage.total)
-        )
-        return b'{"object":"list","data":%b,"model":%b%b}' % (msgspec.json.encode(vectors), name, counted)
-    if kind == "chat":
-        said = b"chat.completion"
-        choices = msgspec.json.encode([_chat_choice(choice, answer) for choice in whole.choices or ()])
-    else:
-        said = b"text_completion"
-        choices = msgspec.json.encode([_text_choice(choice) for choice in whole.choices or ()])
-    counted = b"" if usage is None else b',"usage":%b' % usage.as_json()
-    opening = b'{"id":"%b","object":"%b","created":%d' % (answer.id.encode(), said, answer.created)
-    return b'%b,"model":%b,"choices":%b%b}' % (opening, name, choices, counted)
+        return _embeddings(whole, answer, shown)
+    is_chat = kind == "chat"
+    said = b"chat.completion" if is_chat else b"text_completion"
+    parts: _Parts = [
+        b'{"id":"%b","object":"%b","created":%d,"model":%b,"choices":['
+        % (answer.id.encode(), said, answer.created, shown)
+    ]
+    for place, choice in enumerate(whole.choices or ()):
+        parts.append(b'%b{"index":%d,' % (b"," if place else b"", choice.index))
+        if is_chat:
+            _put_chat(choice, answer, parts)
+        else:
+            _put_text(choice, parts)
+    parts.append(b"]}" if answer.usage is None else b'],"usage":%b}' % answer.usage.as_json())
+    return b"".join(parts)
 
 
-def _chat_choice(choice: WholeChoice, answer: Answer) -> _ChatChoice:
+def _put_chat(choice: WholeChoice, answer: Answer, parts: _Parts) -> None:
     said = choice.message
     if said is None:
         raise ProtocolBroken("a choice of the answer has no message")
-    message = _Message(content=_text(said.content))
+    content = _text(said.content)
+    parts.append(b'"message":{"role":"assistant","content":')
+    parts.append(content if not said.tool_calls or has_value(content) else _NULL)
     if has_value(reasoning := said.reasoning) or has_value(reasoning := said.reasoning_content):
-        message.reasoning = reasoning
-    for name in ("refusal", "annotations", "audio", "function_call"):
-        if has_value(value := getattr(said, name)):
-            setattr(message, name, value)
+        parts += b',"reasoning":', reasoning
+    has_function = _put_rest(said, parts)
     if said.tool_calls:
         calls = said.tool_calls[:1] if answer.one_tool_only else said.tool_calls
-        message.tool_calls = [
-            call_form(call, answer.call_id(call.id, choice.index, place)) for place, call in enumerate(calls)
-        ]
-        if not has_value(message.content):
-            message.content = _NULL
-    reason = reason_of(
-        choice.finish_reason, has_calls=bool(said.tool_calls), has_function=message.function_call is not UNSET
-    )
-    return _ChatChoice(choice.index, message, chat_logprobs(choice.logprobs) or _NULL, reason)
+        forms = [call_form(call, answer.call_id(call.id, choice.index, place)) for place, call in enumerate(calls)]
+        parts.append(b',"tool_calls":%b' % msgspec.json.encode(forms))
+    reason = reason_of(choice.finish_reason, has_calls=bool(said.tool_calls), has_function=has_function)
+    logprobs = chat_logprobs(choice.logprobs) or _NULL
+    parts += b'},"logprobs":', logprobs, b',"finish_reason":"%b"}' % reason.encode()
 
 
-def _text_choice(choice: WholeChoice) -> _TextChoice:
+def _put_rest(said: Message, parts: _Parts) -> bool:
+    """What few messages have; whether they call a function in the form before tools."""
+    for name, value in (
+        (b"refusal", said.refusal),
+        (b"annotations", said.annotations),
+        (b"audio", said.audio),
+        (b"function_call", said.function_call),
+    ):
+        if has_value(value):
+            parts += b',"%b":' % name, value
+    return has_value(said.function_call)
+
+
+def _put_text(choice: WholeChoice, parts: _Parts) -> None:
     logprobs = completions_logprobs(choice.logprobs) or _NULL
-    return _TextChoice(choice.index, _text(choice.text or _NO_TEXT), logprobs, reason_of(choice.finish_reason))
+    reason = reason_of(choice.finish_reason)
+    parts += b'"text":', _text(choice.text or _NO_TEXT), b',"logprobs":', logprobs
+    parts.append(b',"finish_reason":"%b"}' % reason.encode())
 
 
 def _text(raw: msgspec.Raw) -> msgspec.Raw:
@@ -104,3 +81,15 @@ def _text(raw: msgspec.Raw) -> msgspec.Raw:
     if memoryview(raw)[0] not in _OPENINGS:
         raise ProtocolBroken("what should be the answer's text is none")
     return raw
+
+
+def _embeddings(whole: Whole, answer: Answer, shown: bytes) -> bytes:
+    parts: _Parts = []
+    for place, vector in enumerate(whole.data or ()):
+        index = place if vector.index is None else vector.index
+        opening = b'{"object":"list","data":[' if not place else b"},"
+        parts += b'%b{"object":"embedding","index":%d,"embedding":' % (opening, index), vector.embedding
+    usage = answer.usage
+    counted = b"" if usage is None else b',"usage":{"prompt_tokens":%d,"total_tokens":%d}' % (usage.prompt, usage.total)
+    parts.append(b'}],"model":%b%b}' % (shown, counted))
+    return b"".join(parts)
