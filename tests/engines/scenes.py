@@ -14,6 +14,7 @@ import httpx
 
 from policies.ejection import State
 from policies.ramp import RAMP_S
+from tests.dialects.shapes import shapes
 from tests.engines.engine import PATIENCE_S, Engine, wait_until
 from tests.engines.load import MODEL, Heard, Load, answered_by, body, one_stream, under_load
 from tests.serving import RunningRouter
@@ -106,9 +107,42 @@ async def both_answer(router: RunningRouter) -> None:
         assert await homes(client) == at_home
 
 
+_IDENTITY = [("id", "str"), ("object", "str"), ("created", "int"), ("model", "str")]
+_USAGE = [
+    ("prompt_tokens", "int"),
+    ("completion_tokens", "int"),
+    ("total_tokens", "int"),
+    ("prompt_tokens_details", [("cached_tokens", "int")]),
+    ("completion_tokens_details", [("reasoning_tokens", "int")]),
+]
+_MESSAGE = [("role", "str"), ("content", "str")]
+WHOLE_FORM = [
+    [
+        *_IDENTITY,
+        (
+            "choices",
+            [[("index", "int"), ("message", _MESSAGE), ("logprobs", "NoneType"), ("finish_reason", "str")]],
+        ),
+        ("usage", _USAGE),
+    ]
+]
+
+
+def _piece(delta: list[tuple[str, str]], reason: str = "NoneType") -> Any:
+    return [*_IDENTITY, ("choices", [[("index", "int"), ("delta", delta), ("finish_reason", reason)]])]
+
+
+STREAM_FORM = [
+    _piece(_MESSAGE),
+    _piece([("content", "str")]),
+    _piece([], "str"),
+    [*_IDENTITY, ("choices", []), ("usage", _USAGE)],
+]
+
+
 async def equals_the_direct_answer(router: RunningRouter, engine: Engine, *, stream: bool) -> None:
-    """At temperature 0 the answer through the router has the fields and the text of the direct one, under the public name."""
-    call = body("user-0", 16, stream=stream)
+    """At temperature 0 the answer through the router has the text of the direct one, in the form that is the same for every engine."""
+    call = body("user-0", 16, stream=stream, **({"stream_options": {"include_usage": True}} if stream else {}))
     direct_call = {**call, "model": engine.role.model}
     async with client_of(router.url) as client, client_of(engine.role.url) as direct:
         await direct.post("/v1/chat/completions", json=direct_call)  # from here on the prompt is cached for both
@@ -118,8 +152,8 @@ async def equals_the_direct_answer(router: RunningRouter, engine: Engine, *, str
     assert answer.headers["x-crossfade-backend"] == engine.role.name
     assert answer.headers["content-type"].split(";")[0] == expected.headers["content-type"].split(";")[0]
     ours, theirs = _documents(answer), _documents(expected)
-    assert [_shape(each) for each in ours] == [_shape(each) for each in theirs]
-    assert [each["choices"] for each in ours] == [each["choices"] for each in theirs]
+    assert shapes(ours) == (STREAM_FORM if stream else WHOLE_FORM)
+    assert _told(ours) == _told(theirs)
     assert {each["model"] for each in ours} == {MODEL}
     assert engine.role.model not in answer.text
     assert not stream or answer.text.endswith("data: [DONE]\n\n")
@@ -181,10 +215,13 @@ def _documents(response: httpx.Response) -> list[dict[str, Any]]:
     return [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: {")]
 
 
-def _shape(value: Any) -> Any:
-    """The keys and types, all the way down."""
-    if isinstance(value, dict):
-        return {key: _shape(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_shape(each) for each in value]
-    return type(value).__name__
+def _told(documents: list[dict[str, Any]]) -> tuple[str, list[str], list[int]]:
+    """What an answer says in any form: its text, why it ended, its tokens."""
+    choices = [choice for each in documents for choice in each["choices"]]
+    said = [choice.get("message") or choice["delta"] for choice in choices]
+    usages = [each["usage"] for each in documents if each.get("usage")]
+    return (
+        "".join(one.get("content") or "" for one in said),
+        [choice["finish_reason"] for choice in choices if choice["finish_reason"]],
+        [usage[name] for usage in usages for name in ("prompt_tokens", "completion_tokens", "total_tokens")],
+    )
