@@ -102,11 +102,12 @@ class Chunk(msgspec.Struct, gc=False):
 class Ends:
     """Which choices of a stream have ended: with `n > 1` each has a `finish_reason` of its own, and the first says nothing of the rest."""
 
-    __slots__ = ("_begun", "_ended")
+    __slots__ = ("_begun", "_ended", "reason")
 
     def __init__(self) -> None:
         self._begun: set[int] = set()
         self._ended: set[int] = set()
+        self.reason: str | None = None  # that was given last
 
     def see(self, chunk: Chunk) -> None:
         """Take note of the next chunk of the stream."""
@@ -114,6 +115,7 @@ class Ends:
             self._begun.add(choice.index)
             if choice.finish_reason:
                 self._ended.add(choice.index)
+                self.reason = choice.finish_reason
 
     @property
     def are_all_seen(self) -> bool:

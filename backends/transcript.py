@@ -16,6 +16,7 @@ from backends.answers import Chunk, Delta
 # Of content, and as much of reasoning: 60,000 tokens of English, more than an answer of gpt-oss at its highest effort. A longer stream
 # is not resumed.
 MAX_KEPT_BYTES = 262_144
+EDGE_BYTES = 96  # in pieces of a character or two this is 40 characters
 _PIECE = re.compile(rb'([^"\\]*+(?:\\.[^"\\]*+)*+)"', re.DOTALL)
 _STRING = msgspec.json.Decoder(str)
 
@@ -79,6 +80,21 @@ class Transcript:
         kept = self._reasoning if name.startswith("reasoning") else self._content
         return kept if len(kept) <= MAX_KEPT_BYTES else None
 
+    @property
+    def has_content(self) -> bool:
+        """Whether any text was said that is no reasoning."""
+        return bool(self._content)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing was said at all, of no kind."""
+        return self.is_plain and not self._content and not self._reasoning
+
+    def edges(self) -> tuple[str, str]:
+        """What the content begins with and ends with, some dozen characters of each; approximate where it is not ASCII."""
+        kept = self._content
+        return _glued(bytes(kept[:EDGE_BYTES])), _glued(bytes(kept[-EDGE_BYTES:]))
+
     def said(self) -> Said:
         """Everything so far, decoded."""
         content, content_deltas = _decoded(self._content)
@@ -92,6 +108,10 @@ class Transcript:
             is_plain=self.is_plain,
             is_finished=self.is_finished,
         )
+
+
+def _glued(kept: bytes) -> str:
+    return kept.replace(b'"', b"").replace(b"\\n", b"\n").decode("utf-8", "replace")
 
 
 def _decoded(kept: bytearray) -> tuple[str, int]:

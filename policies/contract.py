@@ -12,7 +12,8 @@
     content that the format's schema does not take                          json_mismatch              json
 
 What is nobody's fault is no violation: an answer that the client's own `max_tokens` cuts off (`length`) or a filter ends is not judged
-for its form; where the client sets `stop`, or has begun the answer itself, a part or all of it may be missing; a refusal is an answer.
+for its form; where the client sets `stop`, or has begun the answer itself, a part or all of it may be
+missing; a refusal is an answer.
 Reasoning alone is none. What cannot be judged for a bounded price (`policies.schema`) counts as not judged, and is passed on.
 
 A reason never quotes: neither prompt nor answer, not even a tool's name. Of a schema it names the keyword.
@@ -48,6 +49,9 @@ class AcceptRules:
     rejects_empty: bool = True
 
 
+ANYTHING = AcceptRules(tool_calls=False, json=JsonRule.ANY, rejects_empty=False)
+
+
 class Result(StrEnum):
     """What a judgement comes to; also the metric's label."""
 
@@ -65,7 +69,7 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A result, and why, in a sentence without its first words: "the model called a tool …"."""
+    """A result, and why, in a sentence."""
 
     result: Result
     reason: str = ""

@@ -70,6 +70,9 @@ def build_app(config: Config, env: Mapping[str, str]) -> Application:
 def _lifespan(fleet: Fleet, metrics: Metrics) -> Any:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        for model in fleet.models.values():
+            if model.contract is not None:
+                model.contract.load()  # while there is no call yet that would have to wait
         tasks = (
             asyncio.create_task(Monitor(fleet).run()),
             asyncio.create_task(learn(fleet)),  # nobody waits for it: what is not known yet is asked in need

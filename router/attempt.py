@@ -8,15 +8,18 @@ from typing import Protocol
 
 from backends.canonical import Canonical
 from backends.canonical_forms import Answer
-from backends.errors import AnswerTimeout, BackendError, DeadlinePassed, FirstTokenTimeout, Refused
+from backends.errors import AnswerTimeout, BackendError, DeadlinePassed, FirstTokenTimeout, NotAccepted, Refused
 from backends.exchange import Exchange
 from backends.http import Keep, Limits, Outgoing
 from backends.transcript import Transcript
+from policies.contract import Judgement
 from policies.outcome import OUTCOMES, OutcomeKind
 from policies.retry import MIN_USEFUL_S
 from router.answer_headers import Header, call_headers
 from router.call import AttemptNote, Call
 from router.client import Client
+from router.contract_asked import Asking
+from router.contracts import Contract, Stream
 from router.fleet import Binding, LiveModel, LiveReplica
 from router.gate import Gate, GateFull
 from router.outcomes import outcome_of, seen_from
@@ -49,6 +52,7 @@ class Attempt:
     kept: Exchange | None = None
     canonical: Canonical = field(init=False)
     answered_as: str = field(init=False, default="")  # the model that the backend names, where it is another
+    remark: str = field(init=False, default="")  # on an answer that was sent although it is none
 
     async def run(self) -> None:
         """Answer the client from this backend. Raises BackendError; before the commit the call may go elsewhere then."""
@@ -62,7 +66,7 @@ class Attempt:
         outcome, said = OUTCOMES[OutcomeKind.CLIENT_GONE], ""
         try:
             rest = await self._answer(replica, started_s)
-            outcome = OUTCOMES[OutcomeKind.OK]
+            outcome, said = OUTCOMES[OutcomeKind.OK], self.remark
             if self.answered_as:
                 outcome, said = OUTCOMES[OutcomeKind.OTHER_MODEL], f"answered as {self.answered_as}"
                 self.recorder.alerts.about(self.model.name, backend.name, outcome.kind, loop.time(), said)
@@ -150,6 +154,8 @@ class Attempt:
             if call.facts.stream:
                 return await self._stream(reply, replica, started_s)
             body = await read_answer(reply, call.facts.kind, canonical)
+            if (contract := self._contract()) is not None:
+                self._hold_to(contract.of_whole(self._asked_for(), body))
             self._first_content(replica, started_s)
             return self._whole(200, _JSON, body)
 
@@ -171,20 +177,48 @@ class Attempt:
         return body
 
     async def _stream(self, reply: Exchange, replica: LiveReplica, started_s: float) -> bytes:
-        transcript = Transcript() if self.model.resume.by else None
+        contract = self._contract()
+        transcript = Transcript() if self.model.resume.by or contract is not None else None
+        watch = contract.watch(self._asked_for()) if contract is not None else None
         limits = self._stream_limits(started_s)
         canonical = self.canonical
         canonical.begin_stream(self.call.facts.kind)
-        relay = StreamRelay(reply, self.client, canonical, limits, transcript)
+        relay = StreamRelay(reply, self.client, canonical, limits, transcript, watch)
         await relay.until_content()
+        if contract is not None and transcript is not None:
+            stream = Stream(transcript, watch, relay.ends)
+            self._hold_to(contract.before_commit(self._asked_for(), stream))
         if self.race is not None:
             self.race.commit(self)
         canonical.answer.head = canonical.head
-        self.call.transcript = transcript
+        self.call.transcript = transcript if self.model.resume.by else None
         self._first_content(replica, started_s)
         self.client.begin(200, self._headers(_EVENTS))
         await relay.to_the_end()
+        if contract is not None and transcript is not None:
+            self._hold_to(contract.after_end(self._asked_for(), stream), is_sent=True)
         return b""
+
+    def _contract(self) -> Contract | None:
+        """What the answer must be; None where anything will do, and in other APIs."""
+        return self.model.contract if self.call.facts.kind == "chat" else None
+
+    def _asked_for(self) -> Asking:
+        call = self.call
+        if call.asking is None:
+            assert isinstance(call.body, CallBody), "a chat has a body of JSON"
+            call.asking = Asking(call.body)
+        return call.asking
+
+    def _hold_to(self, found: Judgement | None, *, is_sent: bool = False) -> None:
+        """Hold the answer to its contract. Raises NotAccepted where it is none and nothing of it was sent."""
+        if found is None:
+            return
+        self.recorder.judged(self.call, self.binding.backend.name, found)
+        if found.is_violation and not is_sent:
+            raise NotAccepted(found.reason)
+        if found.is_violation:
+            self.remark = f"sent, but not accepted: {found.reason}"
 
     async def _pass(self, reply: Exchange, replica: LiveReplica, started_s: float) -> bytes:
         content_type = reply.headers.get("content-type", "application/octet-stream").encode("latin-1")

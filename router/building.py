@@ -19,15 +19,18 @@ from policies.admission import BY_LABEL
 from policies.budget import RetryBudget
 from policies.choose import ModelRoute
 from policies.cohort import Splitter, parse_stick_by
+from policies.contract import ANYTHING, AcceptRules, JsonRule
 from policies.ejection import EjectionRules, ReplicaHealth
 from policies.resume import ResumeRules, Way
 from policies.retry import RetryRules
 from policies.rules import Condition
 from policies.rules import Rule as RoutingRule
+from policies.schema import Schemas
 from router.admission import Admission, Keys, digest
 from router.capabilities import Capabilities, Configured
 from router.clients import Caller, Quota
 from router.config import BackendConfig, ClientKeys, Config, ModelConfig, Rule, Server
+from router.contracts import Contract
 from router.fleet import AttemptLimits, Binding, Fleet, LiveBackend, LiveModel, LiveReplica, Terms
 from router.gate import Gate
 
@@ -40,7 +43,8 @@ def build_fleet(config: Config, env: Mapping[str, str], rng: random.Random) -> F
     backends = {
         name: _backend(name, config, env, rng) for name, backend in config.backends.items() if backend.kind in DIALECTS
     }
-    models = {name: _model(name, config, backends) for name in config.models}
+    schemas = Schemas()
+    models = {name: _model(name, config, backends, schemas) for name in config.models}
     return Fleet(backends, models, FIRST_REVISION, rng, config.server.pass_paths)
 
 
@@ -128,7 +132,14 @@ def _ejection(model: ModelConfig) -> EjectionRules:
     return EjectionRules(eject.consecutive_failures, eject.failure_share, eject.window_s, eject.for_s)
 
 
-def _model(name: str, config: Config, backends: Mapping[str, LiveBackend]) -> LiveModel:
+def _contract(model: ModelConfig, schemas: Schemas) -> Contract | None:
+    """What answers of the model must be; None where anything will do."""
+    accept = model.accept
+    rules = AcceptRules(accept.tool_calls == "valid", JsonRule(accept.json_), accept.empty == "reject")
+    return None if rules == ANYTHING else Contract(rules, schemas)
+
+
+def _model(name: str, config: Config, backends: Mapping[str, LiveBackend], schemas: Schemas) -> LiveModel:
     model = config.models[name]
     retry = model.retry
     terms = Terms(
@@ -137,6 +148,7 @@ def _model(name: str, config: Config, backends: Mapping[str, LiveBackend]) -> Li
         total_s=model.timeouts.total_s,
         at_most_share=model.eject.at_most_share,
         hedge_after_s=model.hedge.after_s if model.hedge is not None else None,
+        contract=_contract(model, schemas),
     )
     return LiveModel(
         build_route(name, model),

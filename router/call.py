@@ -14,6 +14,7 @@ from policies.admission import Priority
 from policies.choose import Candidate
 from policies.facts import CallFacts
 from policies.outcome import OutcomeKind
+from router.contract_asked import Asking
 from router.multipart import FormBody
 from router.reading import CallBody
 
@@ -53,6 +54,7 @@ class Call(msgspec.Struct):
     candidates: tuple[Candidate, ...] = ()
     trail: list[AttemptNote] = msgspec.field(default_factory=list)
     transcript: Transcript | None = None
+    asking: Asking | None = None  # where its model's answers are judged, from the first one on
     answer: Answer | None = None  # from the first attempt on
 
     @property

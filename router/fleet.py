@@ -25,6 +25,7 @@ from policies.ejection import ReplicaHealth, State, may_eject
 from policies.resume import ResumeRules, Skill
 from policies.retry import RetryRules
 from router.capabilities import Capabilities
+from router.contracts import Contract
 from router.gate import Gate
 
 log = logging.getLogger("crossfade.health")
@@ -185,7 +186,7 @@ class Binding:
 class Terms:
     """What the configuration grants a model's calls: tries, ways to resume, seconds in all, seconds to a hedge (None: no hedge).
 
-    `at_most_share` (0..1) of its replicas may be out of rotation at once.
+    `at_most_share` (0..1) of its replicas may be out of rotation at once. `contract`: what answers must be, None where anything will do.
     """
 
     retry: RetryRules
@@ -193,6 +194,7 @@ class Terms:
     total_s: float
     at_most_share: float
     hedge_after_s: float | None = None
+    contract: Contract | None = None
 
 
 class LiveModel:
@@ -205,6 +207,7 @@ class LiveModel:
         "at_most_share",
         "bindings",
         "budget",
+        "contract",
         "hedge_after_s",
         "name",
         "resume",
@@ -236,6 +239,7 @@ class LiveModel:
         self.total_s = terms.total_s
         self.at_most_share = terms.at_most_share
         self.hedge_after_s = terms.hedge_after_s
+        self.contract = terms.contract
         self.revision = revision
         self.unwell = 0
         self._settled_at_s = -math.inf

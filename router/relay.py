@@ -28,9 +28,12 @@ from backends.faults import fault_of_error
 from backends.sse import Event, SseDecoder
 from backends.transcript import MAX_KEPT_BYTES, Transcript
 from router.client import Client
+from router.contracts import Watch
 
 MAX_ANSWER_BYTES = 67_108_864  # a whole answer: 64 MiB, far above the largest batch of embeddings that engines allow
 MAX_HELD_BYTES = 1_048_576  # of events without content; engines send one, with the role
+# Of an answer that is held back to be judged: 16,000 tokens in chunks of 250 bytes.
+MAX_HELD_ANSWER_BYTES = 4_194_304
 MAX_LESSONS = (
     8  # a stream goes from reasoning to content and back a few times; one whose shape never settles is read in full
 )
@@ -91,6 +94,7 @@ class StreamRelay(_Relay):
         "_lessons",
         "_shape",
         "_transcript",
+        "_watch",
         "first_s",
         "is_done",
     )
@@ -102,11 +106,13 @@ class StreamRelay(_Relay):
         canonical: Canonical,
         limits: StreamLimits,
         transcript: Transcript | None = None,
+        watch: Watch | None = None,
     ):
-        """`canonical` has begun the stream. `transcript` keeps it for the case that it breaks; None where it would not be resumed."""
+        """`canonical` has begun the stream. `transcript` keeps it for the case that it breaks; `watch` may hold it back to its end."""
         super().__init__(reply, client, limits)
         self._canonical = canonical
         self._transcript = transcript
+        self._watch = watch
         self._decoder = SseDecoder()
         self._ends = Ends()
         self._shape = ChunkShape(MAX_KEPT_BYTES)
@@ -125,7 +131,7 @@ class StreamRelay(_Relay):
         if self.first_s:
             return
         if not self._ends.are_all_seen:
-            raise ProtocolBroken("the stream ended without any content")
+            raise ProtocolBroken(f"the stream ended without {'a finish_reason' if self._is_held else 'any content'}")
         self.first_s = self._loop.time()  # the model had nothing to say, and said so
 
     async def to_the_end(self) -> None:
@@ -153,6 +159,11 @@ class StreamRelay(_Relay):
         else:
             client.write(self._canonical.answer.ending())
 
+    @property
+    def ends(self) -> Ends:
+        """Which of its choices have ended so far, and why."""
+        return self._ends
+
     async def _framings_end(self) -> None:
         """Everything was said: whether the message ends well only decides over the connection's further use."""
         self._reply.set_limit(min(self._loop.time() + AFTER_DONE_S, self._ends_s), self._late)
@@ -163,17 +174,35 @@ class StreamRelay(_Relay):
 
     def _hold(self, data: bytes) -> bool:
         self._held_bytes += len(data)
-        if self._held_bytes > MAX_HELD_BYTES:
+        if self._held_bytes > MAX_HELD_BYTES and not self._is_held:
             raise ProtocolBroken(f"{MAX_HELD_BYTES} bytes of the stream hold no content")
         has_content = False
         is_whole = self._decoder.is_between_events
         for event in self._decoder.feed(data):
             has_content = self._take(event, self._held) or has_content
+        if self._is_held:
+            return self._hold_on(has_content)
         if has_content:
             self.first_s = self._loop.time()
             if is_whole and self._held:
                 self._learn(data, self._held[-1])
         return has_content
+
+    @property
+    def _is_held(self) -> bool:
+        return self._watch is not None and self._watch.is_held
+
+    def _hold_on(self, has_content: bool) -> bool:
+        """Whether the hold is over: the answer has ended, or there is too much of it. Each content moves the limit on."""
+        is_too_much = self._held_bytes > MAX_HELD_ANSWER_BYTES
+        if self._ends.are_all_seen or is_too_much:
+            self.first_s = self._loop.time()
+            if is_too_much and not self._ends.are_all_seen and self._watch is not None:
+                self._watch.let_go()
+            return True
+        if has_content:
+            self._reply.set_limit(self._next_limit_s(), self._late_while_held)
+        return False
 
     def _pass_on(self, data: bytes) -> bool:
         out: list[bytes] = []
@@ -239,6 +268,8 @@ class StreamRelay(_Relay):
         self._canonical.put(chunk, out)
         if self._transcript is not None:
             self._transcript.see(chunk)
+        if self._watch is not None:
+            self._watch.see(chunk)
         return chunk.has_content
 
     # -- inside --------------------------------------------------------------------------------------
@@ -251,6 +282,11 @@ class StreamRelay(_Relay):
             return StreamBroken("the answer takes longer than its backend may")
         said = f"no content for {self._limits.between_tokens_s:g} s in mid-stream"
         return StreamBroken(said, is_stalled=True)
+
+    def _late_while_held(self) -> BackendError:
+        """Nothing was sent: the call may still move."""
+        error = self._late()
+        return AnswerTimeout(str(error)) if isinstance(error, StreamBroken) else error
 
 
 class _Passed(msgspec.Struct, gc=False):

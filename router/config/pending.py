@@ -28,7 +28,6 @@ PENDING: tuple[Pending, ...] = (
     Pending("store.*", "Nothing is written; state and history last as long as the process."),
     Pending("backends.*.kind", "Calls to it fail over to the next backend.", lambda value: value == "litellm"),
     Pending("backends.*.engine", "Start the engine yourself; Crossfade only calls it."),
-    Pending("models.*.accept", "Answers are passed on as they are."),
     Pending("models.*.rollout", "Shares stay as `split` says."),
     Pending("models.*.shadow", "No copies are sent."),
     Pending("models.*.sampling", "Requests are sent on as they are."),

@@ -20,7 +20,6 @@ SET: dict[str, tuple[str, Any]] = {
     "store.*": ("store/keep_days", 3),
     "backends.*.kind": ("backends/cloud", {"kind": "litellm", "provider": "openai"}),
     "backends.*.engine": ("backends/vllm/engine", {"model": "m"}),
-    "models.*.accept": ("models/jane/accept", {"empty": "allow"}),
     "models.*.rollout": ("models/jane/rollout", {"baseline": "lmstudio", "candidate": "vllm"}),
     "models.*.shadow": ("models/jane/shadow", {"to": "vllm", "share": 0.1}),
     "models.*.sampling": ("models/jane/sampling", {"temperature": 0.7}),
