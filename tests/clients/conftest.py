@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from tests.clients.node import built, installed
 from tests.clients.players import SDK_PACKAGE, Players, all_players
-from tests.clients.stage import Stage, on_stage_of_its_own
+from tests.clients.stage import Stage, on_stage, on_stage_of_its_own
 
 _HERE = Path(__file__).parent
 
@@ -27,6 +27,19 @@ def stage(whole_stage: Stage) -> Stage:
     """The stage as if nothing had happened on it yet. A test that stops a backend takes `on_stage()` for itself."""
     whole_stage.forget()
     return whole_stage
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def whole_brittle_stage() -> AsyncIterator[Stage]:
+    async with on_stage(resume={"by": []}) as stage:
+        yield stage
+
+
+@pytest.fixture
+def brittle_stage(whole_brittle_stage: Stage) -> Stage:
+    """The stage where no stream is resumed, as if nothing had happened on it yet."""
+    whole_brittle_stage.forget()
+    return whole_brittle_stage
 
 
 @pytest.fixture(scope="session")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from tests.clients import lmstudio
 from tests.clients.captured import BACKENDS, PIECES, REASONS, SAYS, TOTAL_TOKENS, is_second_turn, packets
 from tests.clients.players import SDKS, Players
-from tests.clients.stage import MIDDLE, Stage, Unfinished, dies_between_turns, on_stage
-from tests.upstream import END, Script, chunked, event, hangs_up_after, sends
+from tests.clients.stage import MIDDLE, Stage, Unfinished, dies_between_turns
+from tests.upstream import END, Script, answer, chunked, event, hangs_up_after, sends
 
 pytestmark = [
     pytest.mark.node,
@@ -23,19 +22,6 @@ pytestmark = [
 EACH = pytest.mark.parametrize("sdk", SDKS)
 BOTH = pytest.mark.parametrize("backend", BACKENDS)
 STREAMED = pytest.mark.parametrize("streams", [False, True], ids=["whole", "streamed"])
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def whole_brittle_stage() -> AsyncIterator[Stage]:
-    async with on_stage(resume={"by": []}) as stage:
-        yield stage
-
-
-@pytest.fixture
-def brittle_stage(whole_brittle_stage: Stage) -> Stage:
-    """The stage where no stream is resumed, as if nothing had happened on it yet."""
-    whole_brittle_stage.forget()
-    return whole_brittle_stage
 
 
 def call(stage: Stage, backend: str = "vllm", **more: Any) -> dict[str, Any]:
@@ -154,11 +140,55 @@ async def test_a_prompt_that_is_too_long_for_all_is_thrown_once_with_the_code_th
     assert "maximum context length" in thrown["message"]
 
 
+@EACH
+@STREAMED
+async def test_what_a_backend_rejects_is_thrown_once_in_its_words(
+    players: Players, stage: Stage, sdk: str, streams: bool
+) -> None:
+    saw = await players[sdk].play("stream" if streams else "whole", **call(stage, temperature=3))
+    thrown = saw["thrown"]
+    assert (saw["requests"], thrown["status"]) == (1, 400)
+    assert (thrown["type"], thrown["param"]) == ("invalid_request_error", "temperature")
+    assert "temperature must be in [0, 2]" in thrown["message"]
+    assert not stage.received["lmstudio"]
+
+
+NO_SUCH_PATH = answer({"error": "Unexpected endpoint or method. (POST /v1/chat/completions)"})
+
+
+@EACH
+@STREAMED
+async def test_an_error_that_lm_studio_calls_a_success_is_never_an_empty_answer(
+    players: Players, stage: Stage, sdk: str, streams: bool
+) -> None:
+    stage.backends["lmstudio"].script = sends(NO_SUCH_PATH)
+    saw = await players[sdk].play("stream" if streams else "whole", **call(stage, "lmstudio"))
+    assert ("".join(saw["text"]), saw["requests"]) == (SAYS["vllm"], 1)
+
+
+DONE = chunked(b"data: [DONE]\n\n")
+ENDS: Mapping[str, list[bytes]] = {
+    "without [DONE]": [chunked(event({}, "stop")), END],
+    "with more after [DONE]": [chunked(event({}, "stop")), DONE, chunked(event({"content": "more"})), END],
+}
+
+
+@EACH
+@pytest.mark.parametrize("how", ENDS)
+async def test_a_stream_that_ends_in_another_way_is_whole_all_the_same(
+    players: Players, stage: Stage, sdk: str, how: str
+) -> None:
+    stage.backends["vllm"].script = sends(*MIDDLE, *ENDS[how])
+    saw = await players[sdk].play("stream", **call(stage))
+    assert (saw["text"], saw["finish"], saw.get("thrown")) == (["one ", "two "], ["stop"], None)
+
+
 BREAKS: Mapping[str, tuple[str, Script]] = {
     "an error event of vLLM": ("vllm", sends(*packets("vllm-0.33-gpt-oss/fail_dead_stream"))),
     "an abort of vLLM": ("vllm", sends(*MIDDLE, chunked(event({}, "abort")), END)),
     "a cut connection": ("vllm", hangs_up_after(*MIDDLE)),
     "an end without a finish": ("vllm", sends(*MIDDLE, END)),
+    "a [DONE] without a finish": ("vllm", sends(*MIDDLE, DONE, END)),
     "an error event of LM Studio": (
         "lmstudio",
         sends(*lmstudio.begins(lmstudio.DELTAS[:5]), lmstudio.CRASHES, END),
