@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policies.preflight_cells import Cell, Colour, Judge, amber, green, grey, of_answers, red, remedy, says
+from policies.preflight_cells import Cell, Colour, Judge, amber, green, grey, of_answers, red, remedy, says, told
 from policies.preflight_facts import Check, Heard, Side, Streamed, Terms, Usage
 
 FEW = 4  # keys that are named where forms differ
@@ -251,7 +251,7 @@ def error(check: Check, what: str) -> Judge:
             return grey()
         said = "answers" if heard.is_answer else says(heard)
         if not heard.is_answer and not 400 <= heard.status < 500:
-            return red(said, f"{what} is no reason to fail: {heard.words}", remedy(side, heard))
+            return red(said, told(side, heard), remedy(side, heard))
         if base is None or (heard.is_answer, heard.status, heard.code) == (base.is_answer, base.status, base.code):
             return green(said)
         was = "is answered" if base.is_answer else f"is a {says(base)}"
@@ -287,6 +287,8 @@ def overflow(side: Side, _: Side | None, __: Terms) -> Cell:
         )
     if (heard.status, heard.code) == (400, OVERFLOW_CODE):
         return green(says(heard))
+    if not 400 <= heard.status < 500:
+        return red(says(heard), told(side, heard), remedy(side, heard))
     return red(
         says(heard), f"A prompt that is too long must be a 400 with the code {OVERFLOW_CODE}; it is: {heard.words}"
     )

@@ -83,10 +83,9 @@ def refusal(side: Side, heard: Heard, against: Side | None, base: Heard | None) 
     if against is None or base is None:
         is_calls_fault = 400 <= heard.status < 500 and not fix
         colour = Colour.AMBER if is_calls_fault else Colour.RED
-        return Cell(colour, says(heard), f"{side.backend} refuses this call: {heard.words or 'no reason given'}", fix)
+        return Cell(colour, says(heard), told(side, heard), fix)
     if base.is_answer or not 400 <= heard.status < 500:
-        answered = "answers" if base.is_answer else f"says {says(base)}"
-        return red(says(heard), f"{against.backend} {answered}, {side.backend} says: {heard.words or says(heard)}", fix)
+        return red(says(heard), told(side, heard), fix)
     if (heard.status, heard.code) == (base.status, base.code):
         return green(f"{says(heard)}, as {against.backend}")
     why = (
@@ -109,6 +108,11 @@ def on(terms: Terms, side: Side) -> str:
     return f"models:\n  {terms.model}:\n    on:\n      {side.backend}:"
 
 
+def told(side: Side, heard: Heard) -> str:
+    """An error in the words of the backend, or in ours of what it did; alike for alike ones, so that they can be said together."""
+    return f"{side.backend} says: {heard.words or says(heard)}"
+
+
 def says(heard: Heard) -> str:
     """An error in two words."""
     if heard.is_broken:
@@ -118,20 +122,22 @@ def says(heard: Heard) -> str:
 
 # What engines say where a switch of theirs is off, and the switch.
 _SWITCHES = (
-    (re.compile(r"enable-auto-tool-choice|tool-call-parser"),
-     "# gpt-oss: openai; others: see the engine's documentation\nvllm serve … --enable-auto-tool-choice --tool-call-parser NAME"),
+    (
+        re.compile(r"enable-auto-tool-choice|tool-call-parser"),
+        "# gpt-oss: openai; others: see the engine's documentation\nvllm serve … --enable-auto-tool-choice --tool-call-parser NAME",
+    ),
     (re.compile(r"--jinja"), "llama-server … --jinja"),
-    (re.compile(r"refuses? the router's (?:key|credentials)|HTTP 40[13]"),
-     "# an environment variable with a key that it knows\nbackends:\n  {backend}: {{key_env: NAME}}"),
-)  # fmt: skip
+)
+# What the router tells clients where a key, or a limit in time, is the reason.
+_REMEDIES = {
+    "backend_auth": "# an environment variable with a key that it knows\nbackends:\n  {}: {{key_env: NAME}}",
+    "timeout": (
+        "# where it is only slow; for preflight alone: --timeout-s\nbackends:\n  {}: {{timeouts: {{first_token_s: 120, answer_s: 300}}}}"
+    ),
+}
 
 
 def remedy(side: Side, heard: Heard) -> str:
     """What would make the backend answer, where that is known."""
-    for pattern, lines in _SWITCHES:
-        if pattern.search(heard.words):
-            return lines.format(backend=side.backend)
-    if heard.status == 504:
-        lines = f"backends:\n  {side.backend}:\n    timeouts: {{first_token_s: 120, answer_s: 300}}"
-        return f"# where it is only slow; for preflight alone: --timeout-s\n{lines}"
-    return ""
+    switch = next((lines for pattern, lines in _SWITCHES if pattern.search(heard.words)), "")
+    return switch or _REMEDIES.get(heard.code or "", "").format(side.backend)

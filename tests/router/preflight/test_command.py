@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.router.preflight.engines import Differs, Engine, serving
-from tests.upstream import Connection, Received
+from tests.upstream import Connection, Received, answer
 
 KEY = "sk-engine-key-marker"
 COMMAND = (sys.executable, "-c", "from router.cli import main; main()", "preflight")
@@ -34,6 +34,14 @@ class Silent(Engine):
     async def __call__(self, request: Received, connection: Connection) -> None:
         self.asked.append(request.json)
         await connection.until_gone()
+
+
+class Locked(Engine):
+    """Wants another key, and quotes the one that it got."""
+
+    async def __call__(self, request: Received, connection: Connection) -> None:
+        error = {"message": f"{request.headers['authorization']} is no key", "code": "invalid_api_key"}
+        await connection.write(answer({"error": error}, "401 Unauthorized"))
 
 
 def engines(*, alike: bool = True) -> tuple[Engine, Engine]:
@@ -118,6 +126,14 @@ async def test_nothing_red_is_exit_code_0_and_json_is_one_document(tmp_path: Pat
     row = next(row for row in document["rows"] if row["check"] == "stop")
     assert row["cells"]["new-vllm"] == {"colour": "green", "says": "stops", "why": "", "fix": ""}
     assert sum(document["counts"].values()) == 2 * len(document["rows"])
+
+
+async def test_a_backend_that_refuses_the_key_is_red_with_its_remedy_and_without_log_lines(tmp_path: Path) -> None:
+    async with configured(tmp_path, engines()[0], Locked("vllm", "gpt-oss-20b")) as file:
+        code, out, err = await said(file)
+    assert code == 1
+    assert "new-vllm: {key_env: NAME}" in out
+    assert {line.partition(" ")[0] for line in err.splitlines()} == {"asking"}
 
 
 async def test_backends_are_narrowed_and_the_first_named_is_the_baseline(tmp_path: Path) -> None:
