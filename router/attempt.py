@@ -147,7 +147,12 @@ class Attempt:
         call, binding = self.call, self.binding
         call.attempts += 1
         canonical = self.canonical = self._canonical()
-        outgoing = Outgoing(call.path, call.body.write(binding.name), call.content_type, call.request_id)
+        outgoing = Outgoing(
+            call.path,
+            call.body.write(binding.name, binding.translation(call.facts.kind)),
+            call.content_type,
+            call.request_id,
+        )
         async with replica.server.open(outgoing, self._limits(started_s), self._keep()) as reply:
             if call.facts.kind == "pass":
                 return await self._pass(reply, replica, started_s)

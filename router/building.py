@@ -10,6 +10,7 @@ from ipaddress import ip_network
 
 import msgspec
 
+from backends.asking import translations
 from backends.canonical import Naming
 from backends.dialects import DIALECTS
 from backends.http import replica_at
@@ -184,6 +185,7 @@ def _binding(name: str, config: Config, backend: LiveBackend) -> Binding:
         on_backend.continues,
         DIALECTS[backend.kind].is_same,
         build_abilities(config, name, backend.name),
+        translations(DIALECTS[backend.kind].asks, model.sampling),
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from backends.asking import AS_IT_IS, Translation
 from backends.canonical import Naming
 from backends.http import Replica
 from backends.leftovers import Leftovers
@@ -163,7 +164,8 @@ class Binding:
     """A model on a backend: the name it has there, as a JSON string, how that is undone in answers, and how long things may take.
 
     `same_model`, `continues`: whether, and how, a stream that broke elsewhere may be resumed here. `is_same(asked, said)`: whether the
-    model that an answer names is the one asked for, None where that is not to be known. `abilities`: what calls of the model can have here.
+    model that an answer names is the one asked for, None where that is not to be known. `abilities`: what calls of the model can have here. `translations`: by kind of call, how one is put
+    to this backend; other kinds are sent as they are.
     """
 
     backend: LiveBackend
@@ -174,12 +176,17 @@ class Binding:
     continues: str = "auto"
     is_same: Callable[[str, str], bool] | None = None
     abilities: Capabilities = field(default_factory=Capabilities)
+    translations: Mapping[str, Translation] = field(default_factory=dict)
 
     @property
     def plain_name(self) -> str:
         """The model's name on the backend."""
         name: str = msgspec.json.decode(self.name)
         return name
+
+    def translation(self, kind: str) -> Translation:
+        """How a call of this kind is put to the backend."""
+        return self.translations.get(kind, AS_IT_IS)
 
 
 @dataclass(frozen=True, slots=True)

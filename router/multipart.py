@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from backends.asking import AS_IT_IS, Translation
 from backends.http1 import Pieces
 from router.reading import MAX_MODEL_CHARS, BadCall
 
@@ -50,8 +51,8 @@ class FormBody:
         """What an engine works on: the whole form, its file above all."""
         return self.raw
 
-    def write(self, model: bytes) -> Pieces:
-        """The form with another model's name; `model` is a JSON string."""
+    def write(self, model: bytes, _translation: Translation = AS_IT_IS) -> Pieces:
+        """The form with another model's name, `model` is a JSON string; no kind of server wants anything else of it changed."""
         raw = memoryview(self.raw)
         return raw[: self.start], msgspec.json.decode(model, type=str).encode(), raw[self.end :]
 

@@ -13,6 +13,7 @@ import re
 
 import msgspec
 
+from backends.asking import AS_IT_IS, Translation
 from backends.http1 import Pieces
 from router.bad_call import BadCall
 from router.canonical_request import (
@@ -98,14 +99,23 @@ class CallBody(msgspec.Struct, frozen=True):
                 return self.fields[name]
         return b"".join(self.write(b'""'))
 
-    def write(self, model: bytes) -> Pieces:
-        """The body for a backend, with `model`, a JSON string, in the place of the public name; a long prompt is not copied."""
-        if self.start:
+    def write(self, model: bytes, translation: Translation = AS_IT_IS) -> Pieces:
+        """The body for a backend, with `model`, a JSON string, in the place of the public name.
+
+        A long prompt is not copied, unless a field before or after it has to change.
+        """
+        opening, fields = translation.put(self.fields, is_streamed=self.stream, has_odd_turns=self.has_odd_turns)
+        if self.start and fields is self.fields:
             raw = memoryview(self.raw)
+            if opening:
+                return opening, raw[1 : self.start], model, raw[self.end :]
             return raw[: self.start], model, raw[self.end :]
-        fields = dict(self.fields)
-        fields["model"] = msgspec.Raw(model)
-        return (msgspec.json.encode(fields),)
+        written = msgspec.json.encode({**fields, "model": msgspec.Raw(model)})
+        return (opening, memoryview(written)[1:]) if opening else (written,)
+
+    def sent(self, translation: Translation) -> Fields:
+        """The fields for a backend, from which a further call to it can be made; `model` is still the public one."""
+        return translation.whole(self.fields, is_streamed=self.stream, has_odd_turns=self.has_odd_turns)
 
 
 def read_body(kind: str, body: bytes) -> CallBody:

@@ -234,7 +234,8 @@ class ResumeAttempt(Attempt):
         is_chat = call.facts.kind == "chat"
         path, counted = call.path, Counted()
         assert isinstance(call.body, CallBody), "only what was read as JSON is streamed as text"
-        fields: Fields = call.body.fields
+        translation = self.binding.translation(call.facts.kind)  # the broken backend's would not suit this one
+        fields: Fields = call.body.sent(translation)
         if self.way is Way.CONTINUE and is_chat and self.skill.means is Means.HARMONY:
             prompt = await harmony_prompt(replica.server, fields, self.binding.plain_name, said, limits)
             path, fields = b"/v1/completions", harmony_left_open(fields, prompt)
@@ -243,7 +244,7 @@ class ResumeAttempt(Attempt):
             fields = chat_left_open(fields, said) if is_chat else prompt_left_open(fields, said)
             counted = Counted(said.deltas, said.reasoning_deltas)
         if self.way is Way.ALIGN:
-            body = call.body.write(self.binding.name)
+            body = call.body.write(self.binding.name, translation)
         else:
             body = (msgspec.json.encode(fields | {"model": msgspec.Raw(self.binding.name)}),)
         return Outgoing(path, body, call.content_type, call.request_id), counted

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from backends.asking import Ask
 from backends.dialects.abilities import Abilities, says_nothing
 from backends.dialects.lists import Presence, unknown
 
@@ -20,7 +21,8 @@ class Dialect:
     `lacks`: the APIs (chat, tokenize …) that no server of this kind has as others have them, and what calls may need (n, logprobs,
     images …) that it drops without a word or takes for the client's mistake; what a server says of itself beats it. `about_paths` are
     asked with GET once in a server's life; `abilities(bodies, name, paths)` says what the bodies, those of `list_paths` before those of
-    `about_paths`, mean for a model and for the further paths that clients may call.
+    `about_paths`, mean for a model and for the further paths that clients may call. `asks`: by the name of a field, what a call that has
+    it must be changed in, see `backends.asking`.
     """
 
     kind: str
@@ -32,3 +34,4 @@ class Dialect:
     lacks: frozenset[str] = frozenset()
     about_paths: tuple[str, ...] = ()
     abilities: Callable[[Sequence[bytes], str, Sequence[str]], Abilities] = says_nothing
+    asks: Mapping[str, Ask] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from backends.asking import named_tool_alone, renamed
 from backends.dialects.abilities import told_by_llama_server
 from backends.dialects.dialect import MEDIA, Dialect
 from backends.dialects.lists import says_no_error
@@ -15,4 +16,8 @@ LLAMA_SERVER = Dialect(
     lacks=MEDIA | {"tokenize"},
     about_paths=("/props",),
     abilities=told_by_llama_server,
+    asks={
+        "repetition_penalty": renamed("repetition_penalty", "repeat_penalty"),
+        "tool_choice": named_tool_alone,
+    },
 )

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from backends.asking import (
+    MESSAGES,
+    effort_clamped,
+    json_mode_by_schema,
+    named_tool_alone,
+    renamed,
+    turns_for_lmstudio,
+)
 from backends.dialects.abilities import told_by_lmstudio
 from backends.dialects.dialect import MEDIA, Dialect
 from backends.dialects.lists import is_same_in_lmstudio, lists_models, loaded_by_lmstudio
@@ -18,4 +26,12 @@ LMSTUDIO = Dialect(
     is_same_in_lmstudio,
     lacks=MEDIA | {"n", "logprobs", "tokenize"},
     abilities=told_by_lmstudio,
+    asks={
+        "max_completion_tokens": renamed("max_completion_tokens", "max_tokens"),
+        "repetition_penalty": renamed("repetition_penalty", "repeat_penalty"),
+        "reasoning_effort": effort_clamped,
+        "response_format": json_mode_by_schema,
+        "tool_choice": named_tool_alone,
+        MESSAGES: turns_for_lmstudio,
+    },
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from backends.asking import effort_clamped, renamed
 from backends.dialects.abilities import told_by_vllm
 from backends.dialects.dialect import MEDIA, Dialect
 from backends.dialects.lists import says_no_error, served_by_vllm
@@ -17,4 +18,8 @@ VLLM = Dialect(
     lacks=MEDIA,
     about_paths=("/openapi.json",),
     abilities=told_by_vllm,
+    asks={
+        "repeat_penalty": renamed("repeat_penalty", "repetition_penalty"),
+        "reasoning_effort": effort_clamped,
+    },
 )

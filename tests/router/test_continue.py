@@ -77,6 +77,7 @@ async def test_a_backend_that_continues_gets_the_partial_message_and_goes_on(kin
             "continue_final_message": True,
             "add_generation_prompt": False,
             "stream": True,
+            "stream_options": {"include_usage": True},
             "max_tokens": 46,
             "temperature": 0.5,
         }
