@@ -148,7 +148,9 @@ class Canonical:
             out.append(self._event(_ChatPiece(index, _ROLE)))
         delta = _NOTHING if said is None else self._delta(index, said)
         logprobs = chat_logprobs(choice.logprobs) or UNSET if choice.logprobs else UNSET
-        if delta is not _NOTHING or logprobs is not UNSET:
+        if delta is _NOTHING and logprobs is not UNSET:
+            delta = _Delta(content="")  # vLLM tells those of a token without text too: in the form of any other's
+        if delta is not _NOTHING:
             out.append(self._event(_ChatPiece(index, delta, logprobs)))
         if choice.finish_reason:
             out.append(self._event(_ChatPiece(index, _NOTHING, UNSET, self._reason(index, choice.finish_reason))))

@@ -296,6 +296,15 @@ def test_logprobs_are_told_where_there_are_some_in_one_order() -> None:
     assert "logprobs" not in told[2]["choices"][0]
 
 
+def test_logprobs_of_a_token_without_text_have_the_form_of_any_others() -> None:
+    place = {"token": "<|im_end|>", "logprob": -0.5, "bytes": [60], "top_logprobs": []}
+    events = [{"choices": [{"delta": {"content": text}, "logprobs": {"content": [place]}}]} for text in ("a", "")]
+    told = sent(begun(), *(json.dumps(each).encode() for each in events))
+    said, silent = (each["choices"][0] for each in told[1:])
+    assert [list(each) for each in (said, silent)] == [["index", "delta", "logprobs", "finish_reason"]] * 2
+    assert silent["delta"] == {"content": ""}
+
+
 # -- usage -----------------------------------------------------------------------------------------------
 
 COUNTED = b'{"choices":[],"usage":{"prompt_tokens":2,"completion_tokens":3}}'

@@ -28,12 +28,22 @@ FOREIGN = (
 
 
 def shape(value: Any) -> Any:
-    """Keys in their order, and types; of a list the shape of its first entry."""
+    """Keys in their order, and types; of a list its first entry's shape, of a map of tokens (`top_logprobs`) its first value's."""
     if isinstance(value, dict):
-        return [(key, shape(each)) for key, each in value.items()]
+        return [(key, _maps(each) if key == "top_logprobs" else shape(each)) for key, each in value.items()]
     if isinstance(value, list):
         return [shape(each) for each in value[:1]]
     return type(value).__name__
+
+
+def _maps(value: Any) -> Any:
+    is_map = isinstance(value, list) and value and isinstance(value[0], dict) and "token" not in value[0]
+    return [shape(list(value[0].values()))] if is_map else shape(value)
+
+
+def forms(documents: list[Any]) -> set[str]:
+    """The different shapes of a stream's events, whatever their order: that is the answer's, not the engine's."""
+    return {repr(shape(document)) for document in documents}
 
 
 def shapes(documents: list[Any]) -> list[Any]:
