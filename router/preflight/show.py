@@ -43,7 +43,7 @@ def table(findings: Findings) -> RenderableType:
     for line in findings.lines:
         grid.add_row(Text("" if line.group == group else line.group), Text(line.name), *map(_shown, line.cells))
         group = line.group
-    return Group(grid, *_reasons(findings), Text(summary(findings), style=STYLES[findings.colour]))
+    return Group(grid, Text(), *_reasons(findings), Text(summary(findings), style=STYLES[findings.colour]))
 
 
 def printed(findings: Findings) -> None:
