@@ -69,11 +69,10 @@ _NOT_SERVED = re.compile(
     r"|failed to load model|unexpected endpoint or method|loading model)",
     re.IGNORECASE,
 )
-# The words in which engines say that a path is none of theirs: FastAPI's, llama.cpp's, LM Studio's (with 200). What says more is about
-# a model, or about something else that was not found.
-_NO_ROUTE = re.compile(
-    r"(?:file )?not found|method not allowed|unexpected endpoint or method.*", re.IGNORECASE | re.DOTALL
-)
+# The words in which engines say that a path is none of theirs: with 404 FastAPI's and llama.cpp's, with 200 LM Studio's. What says more is
+# about a model, or about something else that was not found.
+_NO_ROUTE = re.compile(r"(?:file )?not found", re.IGNORECASE)
+_UNEXPECTED = re.compile(r"(?:error: )?unexpected endpoint or method", re.IGNORECASE)
 _STATUSES = frozenset(HTTPStatus)
 # How engines name a kind of error, in `type` or `code`: internal_error, InternalServerError.
 _NAME = re.compile(r"[a-z]{2,20}(?:_[a-z]{2,20}){1,5}|[A-Z][A-Za-z]{1,40}Error")
@@ -182,9 +181,9 @@ def _is_not_served(text: ErrorText) -> bool:
 
 def _is_no_route(status: int, text: ErrorText, body: bytes) -> bool:
     """Whether the path is missing and not the model; 404 without an error in any known form is a web server's own page."""
-    if status in (405, 501) or (status == 404 and error_text(body) is None):
+    if status in (405, 501) or _UNEXPECTED.match(text.message):
         return True
-    return status <= 500 and _NO_ROUTE.fullmatch(text.message) is not None
+    return status == 404 and (_NO_ROUTE.fullmatch(text.message) is not None or error_text(body) is None)
 
 
 def _fault(status: int, text: ErrorText, body: bytes, wait_s: float | None) -> BackendError:

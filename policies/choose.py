@@ -211,7 +211,7 @@ class Snapshot:
         return (
             self.all_in_rotation
             and facts.prompt_bytes <= self.safe_bytes
-            and facts.api not in self.lacked
+            and (facts.path or facts.kind) not in self.lacked  # its `api`, without a call: every call passes here
             and (not facts.needs or facts.needs.isdisjoint(self.lacked))
         )
 

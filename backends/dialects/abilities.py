@@ -24,6 +24,7 @@ ROUTES = {
     "count_tokens": "/v1/messages/count_tokens",
     "tokenize": "/tokenize",
 }
+_LIST_PATH = "/v1/models"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +51,18 @@ _DOCUMENT = msgspec.json.Decoder(_Routes)
 
 
 def told_by_vllm(bodies: Sequence[bytes], asked: str, paths: Sequence[str]) -> Abilities:
-    """Its model list and its OpenAPI document, which holds just the routes that it serves (captured: a chat model's has no embeddings)."""
+    """Its model list and its OpenAPI document, which holds just the routes that it serves (captured: a chat model's has no embeddings).
+
+    One without its list of models, or without any API, is another's: a proxy's that takes every path, and it says nothing of vLLM.
+    """
     lists, document = bodies[:1], bodies[1]
     try:
         routes = _DOCUMENT.decode(document).paths
     except MALFORMED:
         routes = {}
-    can = (
-        {name: path in routes for name, path in (*ROUTES.items(), *((path, path) for path in paths))} if routes else {}
-    )
+    is_its_own = _LIST_PATH in routes and not routes.keys().isdisjoint(ROUTES.values())
+    apis = (*ROUTES.items(), *zip(paths, paths, strict=True)) if is_its_own else ()
+    can = {name: path in routes for name, path in apis}
     return Abilities(can, context_tokens(lists, asked))
 
 

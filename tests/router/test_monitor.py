@@ -197,7 +197,7 @@ async def test_what_a_server_says_of_itself_is_asked_once_in_its_life_and_its_li
         abilities = watch.fleet.models["jane"].bindings["a"].abilities
         await watch.rounds(1)
         assert "embeddings" in abilities.lacks and abilities.context_tokens == 100
-        a.lists["/openapi.json"] = answer({"paths": {"/v1/embeddings": {}}})
+        a.lists["/openapi.json"] = answer({"paths": {"/v1/embeddings": {}, "/v1/models": {}}})
         a.lists["/v1/models"] = answer({"data": [{"id": "big", "max_model_len": 200}]})
         await watch.rounds(2 * LISTS_EVERY)
         assert "embeddings" in abilities.lacks and abilities.context_tokens == 200
