@@ -139,25 +139,27 @@ async def test_a_backend_that_dies_before_its_first_token_is_not_noticed(
     assert joined(events, "text") == SAYS["lmstudio"] and events[-1] == {"done": True}
 
 
-async def test_a_tool_call_that_is_cut_in_the_middle_is_an_error_and_never_run(
-    running_jane: httpx.AsyncClient, stage: Stage
-) -> None:
-    begun = event({"tool_calls": [{"index": 0, "id": "1", "function": {"name": "get_time", "arguments": '{"tz'}}]})
-    stage.backends["vllm"].script = hangs_up_after(*MIDDLE[:2], chunked(begun))
-    question = {"user": stage.callers["vllm"], "text": "hi", "tools": True}
-    response = await running_jane.post("/ask/stream", json=question)
-    assert response.status_code == 502, "JANE had said nothing yet, so she can still say how it went"
-    assert "get_time" not in response.text
-    assert [is_second_turn(call) for call in stage.received["vllm"]] == [False]
+CUT = event({"tool_calls": [{"index": 0, "id": "1", "function": {"name": "get_time", "arguments": '{"tz'}}]})
 
 
-async def test_an_answer_that_cannot_be_finished_ends_with_an_error_and_not_as_if_it_were_whole(
+async def test_half_a_tool_call_before_any_text_is_held_and_the_other_backend_is_asked(
     running_jane: httpx.AsyncClient, stage: Stage
 ) -> None:
-    begun = event({"tool_calls": [{"index": 0, "id": "1", "function": {"name": "get_time", "arguments": '{"tz'}}]})
-    stage.backends["vllm"].script = hangs_up_after(*MIDDLE, chunked(begun))
+    stage.backends["vllm"].script = hangs_up_after(*MIDDLE[:2], chunked(CUT))
+    events = await ask_streaming(running_jane, stage.callers["vllm"], tools=True)
+    assert [one["tool"] for one in events if "tool" in one] == TOOLS
+    assert joined(events, "text") == SAYS["lmstudio"] and events[-1] == {"done": True}
+    check_second_turn(*stage.received["lmstudio"])
+
+
+async def test_an_answer_that_cannot_be_finished_ends_with_an_error_and_half_its_tool_call_is_never_run(
+    running_jane: httpx.AsyncClient, stage: Stage
+) -> None:
+    stage.backends["vllm"].script = hangs_up_after(*MIDDLE, chunked(CUT))
     events = await ask_streaming(running_jane, stage.callers["vllm"], tools=True)
     assert joined(events, "text") == "one two " and "error" in events[-1]
+    assert not any("tool" in one for one in events)
+    assert [is_second_turn(call) for call in stage.received["vllm"]] == [False]
 
 
 async def test_a_user_who_leaves_jane_frees_the_backend(running_jane: httpx.AsyncClient, stage: Stage) -> None:

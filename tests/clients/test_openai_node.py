@@ -131,7 +131,7 @@ async def test_a_stream_that_breaks_in_a_tool_call_is_thrown_and_not_taken_for_a
     sdks: Path, stage: Stage
 ) -> None:
     begun = event({"tool_calls": [{"index": 0, "id": "1", "function": {"name": "get_time", "arguments": '{"tz'}}]})
-    stage.backends["vllm"].script = hangs_up_after(*MIDDLE[:2], chunked(begun))
+    stage.backends["vllm"].script = hangs_up_after(*MIDDLE, chunked(begun))
     found = await report(sdks, stage, "tools streamed")
     assert found["requests"] == 1
     assert "thrown" in found["saw"], "a cut tool call must not look complete"

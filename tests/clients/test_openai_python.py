@@ -210,7 +210,7 @@ async def test_a_stream_that_breaks_in_a_tool_call_is_raised_and_not_taken_for_a
     client: AsyncOpenAI, stage: Stage
 ) -> None:
     begun = event({"tool_calls": [{"index": 0, "id": "1", "function": {"name": "get_time", "arguments": '{"tz'}}]})
-    stage.backends["vllm"].script = hangs_up_after(*MIDDLE[:2], chunked(begun))
+    stage.backends["vllm"].script = hangs_up_after(*MIDDLE, chunked(begun))
     user = stage.callers["vllm"]
     with pytest.raises(openai.APIError):
         async for _ in await client.chat.completions.create(

@@ -67,6 +67,9 @@ async def test_langchain_finds_the_reasoning_in_the_raw_answer(players: Players,
     assert "".join(streamed["reasoning"]) == REASONS["vllm"]
 
 
+TOOLS = [("get_weather", {"city": "Paris"}), ("get_time", {"tz": "CET"})]
+
+
 @EACH
 @BOTH
 @STREAMED
@@ -77,10 +80,7 @@ async def test_two_tools_are_called_and_their_results_go_to_the_other_backend(
     saw = await players[sdk].play("tools", **call(stage, backend, streams=streams))
     other = stage.other(backend)
     assert saw["text"] == [SAYS[other]] and saw["requests"] == 2
-    assert [(one["name"], one["input"]) for one in saw["tools"]] == [
-        ("get_weather", {"city": "Paris"}),
-        ("get_time", {"tz": "CET"}),
-    ]
+    assert [(one["name"], one["input"]) for one in saw["tools"]] == TOOLS
     ids = [one["id"] for one in saw["tools"]]
     assert len({*ids}) == 2 and all(one.startswith("call_") for one in ids)
     (second,) = stage.received[other]
@@ -224,10 +224,20 @@ CUT = event({"tool_calls": [{"index": 0, "id": "1", "function": {"name": "get_ti
 
 
 @EACH
-async def test_a_tool_call_that_is_cut_in_the_middle_is_thrown_and_nothing_goes_on_from_it(
+async def test_half_a_tool_call_before_any_text_is_held_and_the_other_backend_is_asked(
     players: Players, stage: Stage, sdk: str
 ) -> None:
     stage.backends["vllm"].script = hangs_up_after(*MIDDLE[:2], chunked(CUT))
+    saw = await players[sdk].play("tools", **call(stage, streams=True))
+    assert [(one["name"], one["input"]) for one in saw["tools"]] == TOOLS
+    assert saw["text"] == [SAYS["lmstudio"]] and saw["requests"] == 2
+
+
+@EACH
+async def test_a_tool_call_that_is_cut_in_the_middle_is_thrown_and_nothing_goes_on_from_it(
+    players: Players, stage: Stage, sdk: str
+) -> None:
+    stage.backends["vllm"].script = hangs_up_after(*MIDDLE, chunked(CUT))
     saw = await players[sdk].play("tools", **call(stage, streams=True))
     assert saw["requests"] == 1 and "tools" not in saw, "a second turn would bring what the tool said to half a call"
     assert saw["thrown"]["message"]
@@ -236,7 +246,7 @@ async def test_a_tool_call_that_is_cut_in_the_middle_is_thrown_and_nothing_goes_
 async def test_the_ai_sdk_runs_no_half_tool_call_but_goes_on_unless_an_error_stops_it(
     players: Players, stage: Stage
 ) -> None:
-    stage.backends["vllm"].script = hangs_up_after(*MIDDLE[:2], chunked(CUT))
+    stage.backends["vllm"].script = hangs_up_after(*MIDDLE, chunked(CUT))
     saw = await players["ai"].play("tools", **call(stage, streams=True, goesOn=True))
     assert saw["requests"] == 2 and saw["thrown"]["code"] == "stream_broken"
     _, second = stage.received["vllm"]
