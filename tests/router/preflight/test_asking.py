@@ -96,6 +96,13 @@ async def test_calls_go_out_as_an_attempt_writes_them_and_each_question_once() -
         assert len(each.asked) == len(Check) + 1 - len(LACKED.get(each.kind, []))  # one more is after the model's name
 
 
+async def test_sampling_is_filled_in_where_a_call_names_none() -> None:
+    new = engine("vllm")
+    await found(engine("lmstudio"), new, sampling="    sampling: {temperature: 0.7, top_p: 0.95}\n")
+    filled = [call for call in new.asked if call.get("temperature") == 0.7]
+    assert [call["top_p"] for call in filled] == [0.95]
+
+
 async def test_a_backend_that_is_not_there_is_red_and_is_asked_nothing_else() -> None:
     async with serving(engine("lmstudio")) as config:
         gone = config.replace("on: {", "on: {gone: x, ").replace(
