@@ -30,7 +30,6 @@ PENDING: tuple[Pending, ...] = (
     Pending("backends.*.engine", "Start the engine yourself; Crossfade only calls it."),
     Pending("models.*.rollout", "Shares stay as `split` says."),
     Pending("models.*.shadow", "No copies are sent."),
-    Pending("models.*.sampling", "Requests are sent on as they are."),
 )
 
 

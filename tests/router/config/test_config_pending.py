@@ -22,7 +22,6 @@ SET: dict[str, tuple[str, Any]] = {
     "backends.*.engine": ("backends/vllm/engine", {"model": "m"}),
     "models.*.rollout": ("models/jane/rollout", {"baseline": "lmstudio", "candidate": "vllm"}),
     "models.*.shadow": ("models/jane/shadow", {"to": "vllm", "share": 0.1}),
-    "models.*.sampling": ("models/jane/sampling", {"temperature": 0.7}),
 }
 
 
@@ -46,7 +45,7 @@ def test_each_pending_key_is_a_key_of_the_configuration(row: Pending) -> None:
     [
         {"server": {"workers": 1, "clients": [{"key_env": "HOME_KEY", "may_pin": True, "priority": "batch"}]}},
         {"backends": {"a": {"kind": "vllm", "on_client_gone": "cancel"}}},
-        {"models": {"a": {"hedge": None, "resume": {"by": []}, "sampling": {}}}},
+        {"models": {"a": {"hedge": None, "resume": {"by": []}, "sampling": {"temperature": 0.7}}}},
         {"models": []},
         None,
     ],
