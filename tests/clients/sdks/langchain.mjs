@@ -10,7 +10,7 @@ const chat = ({ baseURL, apiKey = 'none', fetch, usage, model, user, maxRetries,
     user,
     apiKey,
     configuration: { baseURL, fetch },
-    streamUsage: usage ?? false,
+    ...(usage ? {} : { streamUsage: false }), // it asks by itself
     maxRetries,
     temperature,
     maxTokens,
