@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from backends.errors import Failed, NotServed, ProtocolBroken
+from backends.errors import Failed, ProtocolBroken, RouteMissing
 from backends.faults import MALFORMED, fault_of_error
 
 Fields = dict[str, msgspec.Raw]
@@ -250,7 +250,7 @@ def _count(fields: Fields, _shown: Shown) -> Fields:
 def _tokens(fields: Fields, _shown: Shown) -> Fields:
     """vLLM's shape. llama.cpp has another tokenize at the same path, which does not count, and takes its text by another name."""
     if not _opens_with(fields.get("tokens"), b"[") or not _is_number(fields.get("count")):
-        raise NotServed("the answer is not that of vLLM's tokenize")
+        raise RouteMissing("the answer is not that of vLLM's tokenize")
     shows = {name: fields.get(name, _NULL) for name in ("count", "max_model_len", "tokens", "token_strs")}
     return {name: value for name, value in shows.items() if name != "max_model_len" or is_there(value)}
 

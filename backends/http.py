@@ -42,6 +42,7 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     body: Pieces
     content_type: bytes = b"application/json"
     request_id: bytes = b""
+    method: bytes = b"POST"
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -67,7 +68,7 @@ class Replica:
 
         `keep` gets the exchange where the block is cancelled while the server is at work; without it the server is cut off.
         """
-        return Opening(self, self._post(call), limits, keep)
+        return Opening(self, self._request(call), limits, keep)
 
     async def probe(self) -> str:
         """Ask after the server's health, without inference. Returns "" where it is well, else one sentence."""
@@ -119,7 +120,10 @@ class Replica:
                 error.args = (str(error).replace(form, HIDDEN),)
                 error.body = error.body.replace(form.encode(), HIDDEN.encode())
 
-    def _post(self, call: Outgoing) -> Pieces:
+    def _request(self, call: Outgoing) -> Pieces:
+        if call.method != b"POST":
+            head = b"%b %b HTTP/1.1\r\n%bx-request-id: %b\r\n\r\n"
+            return (head % (call.method, call.path, self.fixed_head, call.request_id),)
         length = sum(map(len, call.body))
         head = b"POST %b HTTP/1.1\r\n%bcontent-type: %b\r\nx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
             call.path,

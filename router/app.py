@@ -14,26 +14,29 @@ from fastapi.responses import JSONResponse
 from router.building import build_admission, build_fleet
 from router.config import Config
 from router.doors import Doors, Hosts
-from router.endpoints import Endpoint, NothingHere, endpoints
+from router.endpoints import Endpoint, NothingHere
 from router.fleet import Fleet
 from router.gate import Gate
 from router.metrics import Metrics, exposition
 from router.monitor import Monitor
+from router.owners import Owners
+from router.paths import Table, endpoints
 from router.readiness import readiness
 from router.record import Recorder
 from router.skills import learn
 
 
 class Application(FastAPI):
-    """FastAPI for everything but `/v1`; those paths are matched exactly, on the path as it was sent, before any other work.
+    """FastAPI for everything but `/v1`; those paths are matched on the path as it was sent, before any other work.
 
     `doors` is what its connections ask first; the server puts it there.
     """
 
-    def __init__(self, raw: Mapping[str, Endpoint], elsewhere: Endpoint, doors: Doors, **options: Any):
+    def __init__(self, raw: Table, elsewhere: Endpoint, doors: Doors, **options: Any):
         super().__init__(docs_url=None, redoc_url=None, openapi_url=None, **options)
         self.doors = doors
-        self.raw_endpoints: Mapping[bytes, Endpoint] = {path.encode(): endpoint for path, endpoint in raw.items()}
+        self.raw_endpoints: Mapping[bytes, Endpoint] = {path.encode(): each for path, each in raw.exact.items()}
+        self._below = [(prefix.encode(), endpoint) for prefix, endpoint in raw.below.items()]
         self._elsewhere = elsewhere
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -41,13 +44,16 @@ class Application(FastAPI):
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
-        endpoint = self.raw_endpoints.get(scope["raw_path"])
+        endpoint = self.raw_endpoints.get(scope["raw_path"]) or self._named(scope["raw_path"])
         if endpoint is not None:
             await endpoint(scope, receive, send)
         elif scope["raw_path"] in FASTAPI_PATHS and scope["method"] in ("GET", "HEAD"):
             await super().__call__(scope, receive, send)
         else:
             await self._elsewhere(scope, receive, send)
+
+    def _named(self, path: bytes) -> Endpoint | None:
+        return next((endpoint for prefix, endpoint in self._below if path.startswith(prefix)), None)
 
 
 FASTAPI_PATHS = frozenset({b"/health/live", b"/health/ready", b"/metrics"})
@@ -61,8 +67,11 @@ def build_app(config: Config, env: Mapping[str, str]) -> Application:
     recorder = Recorder(metrics, rng)
     doors = Doors(Hosts((*config.server.hosts, config.server.host)), recorder.turned_away)
     admission = build_admission(config.server, env)
-    raw = endpoints(fleet, admission, recorder, config.server.pass_paths)
-    app = Application(raw, NothingHere(fleet, FASTAPI_PATHS), doors, title="Crossfade", lifespan=_lifespan(fleet, metrics))
+    owners = Owners(env.get(config.server.admin.key_env, ""), fleet.models)
+    raw = endpoints(fleet, admission, recorder, owners, config.server.pass_paths)
+    app = Application(
+        raw, NothingHere(fleet, FASTAPI_PATHS), doors, title="Crossfade", lifespan=_lifespan(fleet, metrics)
+    )
     _add_routes(app, fleet, metrics, admission.gate)
     return app
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from backends.apis import Shown
 from backends.canonical import Canonical
 from backends.canonical_forms import Answer
 from backends.errors import AnswerTimeout, BackendError, DeadlinePassed, FirstTokenTimeout, NotAccepted, Refused
+from backends.events import stream_of
 from backends.exchange import Exchange
 from backends.http import Keep, Limits, Outgoing
 from backends.transcript import Transcript
@@ -16,7 +19,7 @@ from policies.contract import Judgement
 from policies.outcome import OUTCOMES, OutcomeKind
 from policies.retry import MIN_USEFUL_S
 from router.answer_headers import Header, call_headers
-from router.call import AttemptNote, Call
+from router.call import AttemptNote, Call, NoBody
 from router.client import Client
 from router.contract_asked import Asking
 from router.contracts import Contract, Stream
@@ -26,6 +29,7 @@ from router.outcomes import outcome_of, seen_from
 from router.reading import CallBody
 from router.record import Recorder
 from router.relay import PassRelay, StreamLimits, StreamRelay, read_answer, read_passed
+from router.typed import TypedRelay, read_typed
 
 _JSON = b"application/json"
 _EVENTS = b"text/event-stream; charset=utf-8"
@@ -65,7 +69,7 @@ class Attempt:
         replica.in_flight += 1
         outcome, said = OUTCOMES[OutcomeKind.CLIENT_GONE], ""
         try:
-            rest = await self._answer(replica, started_s)
+            rest = await (self._answer if self.call.held is None else self._ask_owner)(replica, started_s)
             outcome, said = OUTCOMES[OutcomeKind.OK], self.remark
             if self.answered_as:
                 outcome, said = OUTCOMES[OutcomeKind.OTHER_MODEL], f"answered as {self.answered_as}"
@@ -115,7 +119,8 @@ class Attempt:
         leftovers.take(exchange, replica.server.pool, until_s, lambda: self._leave(replica, loop.time()))
 
     def _pick(self, now_s: float) -> LiveReplica:
-        return self.binding.backend.pick(self.model.name, now_s, self.recorder.rng)
+        among = None if self.call.held is None else [self.call.held.replica]
+        return self.binding.backend.pick(self.model.name, now_s, self.recorder.rng, among)
 
     async def _wait_at(self, gate: Gate) -> None:
         """Stand in the backend's queue. Raises Refused, for which no replica is charged."""
@@ -147,15 +152,13 @@ class Attempt:
         call, binding = self.call, self.binding
         call.attempts += 1
         canonical = self.canonical = self._canonical()
-        outgoing = Outgoing(
-            call.path,
-            call.body.write(binding.name, binding.translation(call.facts.kind)),
-            call.content_type,
-            call.request_id,
-        )
+        sent = call.body.write(binding.name, binding.translation(call.facts.kind))
+        outgoing = Outgoing(call.path, sent, call.content_type, call.request_id, call.method)
         async with replica.server.open(outgoing, self._limits(started_s), self._keep()) as reply:
             if call.facts.kind == "pass":
                 return await self._pass(reply, replica, started_s)
+            if call.form:
+                return await self._typed(reply, replica, started_s)
             if call.facts.stream:
                 return await self._stream(reply, replica, started_s)
             body = await read_answer(reply, call.facts.kind, canonical)
@@ -224,6 +227,49 @@ class Attempt:
             raise NotAccepted(found.reason)
         if found.is_violation:
             self.remark = f"sent, but not accepted: {found.reason}"
+
+    async def _ask_owner(self, replica: LiveReplica, started_s: float) -> bytes:
+        held = self.call.held
+        assert held is not None, "nobody holds what the call is about"
+        try:
+            return await self._answer(replica, started_s)
+        except BackendError as error:
+            told = held.retell(error, is_asked_for=isinstance(self.call.body, NoBody))
+            if told is error:
+                raise
+            raise told from error
+
+    async def _typed(self, reply: Exchange, replica: LiveReplica, started_s: float) -> bytes:
+        shown = self._shown(replica)
+        if not self.call.facts.stream:
+            body = await read_typed(reply, self.call.form, shown)
+            self._hear(shown)
+            self._first_content(replica, started_s)
+            return self._whole(200, _JSON, body)
+        relay = TypedRelay(reply, self.client, stream_of(self.call.form, shown), self._stream_limits(started_s))
+        await relay.until_content()
+        if self.race is not None:
+            self.race.commit(self)
+        self._hear(shown)
+        self._first_content(replica, started_s)
+        self.client.begin(200, self._headers(_EVENTS))
+        await relay.to_the_end()
+        return b""
+
+    def _shown(self, replica: LiveReplica) -> Shown:
+        call, binding = self.call, self.binding
+        assert call.owners is not None, "ids of this API lead to an owner"
+        return Shown(
+            model=binding.naming.shown,
+            mark=call.owners.mark(self.model.name, binding.backend.name, replica),
+            made_id=f"msg_{self.recorder.rng.getrandbits(96):024x}",
+            created_s=int(time.time()),
+            previous_id=call.held.shown if call.held is not None and not isinstance(call.body, NoBody) else None,
+        )
+
+    def _hear(self, shown: Shown) -> None:
+        if shown.said not in (None, self.binding.naming.backends, shown.model):
+            self.canonical.strayed = shown.said or ""
 
     async def _pass(self, reply: Exchange, replica: LiveReplica, started_s: float) -> bytes:
         content_type = reply.headers.get("content-type", "application/octet-stream").encode("latin-1")

@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 
+from backends.asking import AS_IT_IS, Translation
 from backends.canonical_forms import Answer
+from backends.http1 import Pieces
 from backends.transcript import Transcript
 from backends.usage import Usage
 from policies.admission import Priority
@@ -16,6 +18,7 @@ from policies.facts import CallFacts
 from policies.outcome import OutcomeKind
 from router.contract_asked import Asking
 from router.multipart import FormBody
+from router.owners import Held, Owners
 from router.reading import CallBody
 
 
@@ -36,12 +39,29 @@ class AttemptNote(msgspec.Struct, frozen=True, gc=False):
         return f"{self.backend} {self.outcome.value} after {self.took_s:.3f} s{words}"
 
 
+class NoBody(msgspec.Struct, frozen=True):
+    """Of a request that is all in its path."""
+
+    @property
+    def prompt(self) -> bytes:
+        """Nothing for an engine to work on."""
+        return b""
+
+    def write(self, _model: bytes, _translation: Translation = AS_IT_IS) -> Pieces:
+        """Nothing to send."""
+        return ()
+
+
 class Call(msgspec.Struct):
-    """One request of a client. `deadline_s` and `started_s` are instants of the loop's clock."""
+    """One request of a client. `deadline_s` and `started_s` are instants of the loop's clock.
+
+    `form`: which of `backends.apis.FORMS` a whole answer has, "" for the APIs that are not there. `owners`: who marks the ids of
+    stored responses; `held`: the stored response that the call is about, or goes on from.
+    """
 
     facts: CallFacts
     path: bytes
-    body: CallBody | FormBody
+    body: CallBody | FormBody | NoBody
     content_type: bytes
     request_id: bytes
     started_s: float
@@ -55,6 +75,10 @@ class Call(msgspec.Struct):
     trail: list[AttemptNote] = msgspec.field(default_factory=list)
     transcript: Transcript | None = None
     asking: Asking | None = None  # where its model's answers are judged, from the first one on
+    method: bytes = b"POST"
+    form: str = ""
+    owners: Owners | None = None
+    held: Held | None = None
     answer: Answer | None = None  # from the first attempt on
 
     @property

@@ -25,19 +25,21 @@ from router.answer_headers import waiting_headers
 from router.attempt import Attempt
 from router.call import Call
 from router.client import Client
-from router.faults import CallFailed, Fault, fault_of, no_api, nobody_can, stream_error
+from router.faults import CallFailed, Fault, fault_of, no_api, nobody_can
 from router.fleet import Binding, Fleet, LiveModel
 from router.outcomes import outcome_of
 from router.race import Race
 from router.record import Recorder
 from router.resume import Resumption
+from router.voices import broken_event
 
 
 async def dispatch(call: Call, client: Client, fleet: Fleet, recorder: Recorder) -> None:
     """Answer one call. Raises CallFailed where the client has to be told an error and nothing was sent to it yet."""
     model = fleet.models[call.facts.model]
     now_s = asyncio.get_running_loop().time()
-    choice = choose(call.facts, model.route, model.snapshot(now_s), fleet.rng)
+    held = call.held
+    choice = held.choice if held else choose(call.facts, model.route, model.snapshot(now_s), fleet.rng)
     call.choice = choice.first_reason
     if not choice.candidates:
         raise CallFailed(nobody_can(call.facts, choice))
@@ -76,7 +78,7 @@ async def _after_failure(ladder: Ladder, error: BackendError) -> None:
     unresumed = await ladder.carry_on(error)  # a broken stream goes on from another backend where that can be right
     if unresumed is None:
         return
-    await ladder.client.finish_broken(stream_error(unresumed))
+    await ladder.client.finish_broken(broken_event(unresumed, ladder.kind))
     raise unresumed
 
 
@@ -85,6 +87,7 @@ class Ladder:
 
     def __init__(self, call: Call, model: LiveModel, client: Client, recorder: Recorder):
         self.client = client
+        self.kind = call.facts.kind
         self._call = call
         self._model = model
         self._candidates = call.candidates

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import random
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
+from backends.apis import FORMS
 from backends.errors import BackendError
 from policies.facts import CallFacts
 from router.admission import Admission, repeats
@@ -29,7 +29,6 @@ from router.faults import (
     crashed,
     overloaded,
     stopping,
-    stream_error,
     unknown_model,
     unsupported,
 )
@@ -37,8 +36,10 @@ from router.fleet import Fleet
 from router.gate import GateFull
 from router.multipart import FormBody, read_form
 from router.needs import needs_of
+from router.owners import Owners, not_found, with_previous
 from router.reading import BadCall, CallBody, read_body
 from router.record import Recorder
+from router.voices import ANTHROPIC, broken_event, error_body, error_event
 
 log = logging.getLogger("crossfade")
 
@@ -47,26 +48,36 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-KINDS = {"/v1/chat/completions": "chat", "/v1/completions": "completions", "/v1/embeddings": "embeddings"}
+KINDS = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+    "/v1/responses": "responses",
+    "/v1/messages": "messages",
+    "/v1/messages/count_tokens": "count_tokens",
+    "/tokenize": "tokenize",
+    "/v1/tokenize": "tokenize",  # clients whose base URL ends in /v1 can reach no other
+}
+BACKENDS_PATHS = {"/v1/tokenize": "/tokenize"}  # where it is another than the client's
 _JSON = b"application/json"
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
-class CallEndpoint:
-    """Everything that is answered by a backend: one object for one path."""
+class BackendEndpoint(ABC):
+    """Everything that is answered by a backend: from a request to its answer, whatever the call is."""
 
-    path: str
     kind: str
     fleet: Fleet
     admission: Admission
     recorder: Recorder
+    owners: Owners
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, as ASGI hands it over."""
         turn = turn_of(scope)
         headers = turn.headers
-        answering = _Answering(Client(turn), _request_id(headers, self.fleet.rng), self.fleet.revision)
+        answering = Answering(Client(turn), request_id_of(headers, self.fleet.rng), self.fleet.revision, self.kind)
         client = answering.client
         try:
             await self._serve(scope, headers, receive, answering)
@@ -89,16 +100,25 @@ class CallEndpoint:
                 self.admission.let_go(client)
             client.leave()
 
-    async def _serve(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, answering: _Answering) -> None:
+    @abstractmethod
+    def check_method(self, scope: Scope) -> None:
+        """Raises CallFailed (405, 404) where the path does not take this request."""
+
+    @abstractmethod
+    def read(self, scope: Scope, headers: dict[bytes, bytes], body: bytes, answering: Answering) -> Call:
+        """The call that the request makes. Raises CallFailed where it makes none."""
+
+    async def _serve(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, answering: Answering) -> None:
         admission = self.admission
-        if scope["method"] != "POST":
-            raise CallFailed(_wrong_method("POST"))
+        self.check_method(scope)
+        if b"x-api-key" in headers and self.kind in ANTHROPIC:
+            headers = _with_bearer(headers)
         caller = admission.check_key(headers, scope["client"])
         if self.kind == "pass" and _is_form_of_a_stranger(headers, answering.client.edge.doors):
             raise CallFailed(_STRANGER)
-        started_s = answering.client.edge.loop.time()
+        started_s = answering.started_s = answering.client.edge.loop.time()
         body = await admission.read_body(headers, receive, answering.client)
-        call = self._read(headers, body, answering.request_id, started_s)
+        call = self.read(scope, headers, body, answering)
         call.priority = admission.priority(headers, caller)
         if repeats(headers):
             self.recorder.repeated(call)
@@ -132,15 +152,30 @@ class CallEndpoint:
         except GateFull as exc:
             raise CallFailed(overloaded(exc.wait_s)) from exc
 
-    def _read(self, headers: dict[bytes, bytes], body: bytes, request_id: bytes, started_s: float) -> Call:
-        content_type = headers.get(b"content-type", b"")
+
+@dataclass(frozen=True, slots=True)
+class CallEndpoint(BackendEndpoint):
+    """A path that takes a call as its body: one object for one path."""
+
+    path: str
+
+    def check_method(self, scope: Scope) -> None:
+        if scope["method"] != "POST":
+            raise CallFailed(wrong_method("POST"))
+
+    def read(self, scope: Scope, headers: dict[bytes, bytes], body: bytes, answering: Answering) -> Call:
+        content_type, held = headers.get(b"content-type", b""), None
         try:
             read = _read_by_type(self.kind, body, content_type)
+            if self.kind == "responses" and isinstance(read, CallBody):
+                read, held = with_previous(read, self.owners)
         except BadCall as error:
             raise CallFailed(bad_call(error)) from error
         model = self.fleet.models.get(read.model)
         if model is None:
             raise CallFailed(unknown_model(read.model))
+        if held is not None and held.backend not in model.bindings:
+            raise CallFailed(not_found(held.shown, "previous_response_id"))
         facts = CallFacts(
             model=read.model,
             kind=self.kind,
@@ -157,23 +192,28 @@ class CallEndpoint:
         total_s = self.admission.total_s(headers, model.total_s)
         return Call(
             facts=facts,
-            path=self.path.encode(),
+            path=BACKENDS_PATHS.get(self.path, self.path).encode(),
             body=read,
             content_type=content_type if self.kind == "pass" else _JSON,
-            request_id=request_id,
-            started_s=started_s,
-            deadline_s=started_s + total_s,
+            request_id=answering.request_id,
+            started_s=answering.started_s,
+            deadline_s=answering.started_s + total_s,
             wants_trail=headers.get(b"x-crossfade-explain") == b"1",
+            form=self.kind if self.kind in FORMS else "",
+            owners=self.owners,
+            held=held,
         )
 
 
 @dataclass(slots=True)
-class _Answering:
-    """One request's way to an answer; `call` once it has been read."""
+class Answering:
+    """One request's way to an answer; `call` once it has been read. `kind` says in which API's form it is told of an error."""
 
     client: Client
     request_id: bytes
     revision: int
+    kind: str = ""
+    started_s: float = 0.0
     call: Call | None = None
 
     async def fail(self, fault: Fault) -> None:
@@ -182,23 +222,24 @@ class _Answering:
         if client.edge.is_gone or client.cycle.response_complete:
             return
         if client.has_begun:
-            await client.finish_broken(stream_error(None))
+            await client.finish_broken(broken_event(None, self.kind))
             return
         if client.is_open:  # the status went out with the first ping
-            await client.finish_broken(b"data: %b\n\n" % fault.body())
+            await client.finish_broken(error_event(fault, self.kind))
             return
         if client.cycle.waiting_for_100_continue:  # now the body may follow or not, and nobody could tell which
             client.edge.hang_up_after(client.cycle)
-        await client.answer(fault.status, [*fault.all_headers(), *self._headers()], fault.body())
+        body = error_body(fault, self.kind)
+        await client.answer(fault.status, [*fault.all_headers(), *self._headers()], body)
 
     def _headers(self) -> list[Header]:
         call = self.call
         if call is None:
-            return _plain_headers(self.request_id, self.revision)
+            return plain_headers(self.request_id, self.revision)
         return call_headers(call, call.trail[-1].backend if call.trail else "", self.revision)
 
 
-def _plain_headers(request_id: bytes, revision: int) -> list[Header]:
+def plain_headers(request_id: bytes, revision: int) -> list[Header]:
     """What stands on answers for which no backend was asked."""
     return [
         (b"x-request-id", request_id),
@@ -232,7 +273,7 @@ def _is_form_of_a_stranger(headers: dict[bytes, bytes], doors: Doors) -> bool:
 _STRANGER = Fault(403, "Pages of other sites may not send forms here.", "invalid_request_error", "foreign_origin")
 
 
-def _request_id(headers: dict[bytes, bytes], rng: random.Random) -> bytes:
+def request_id_of(headers: dict[bytes, bytes], rng: random.Random) -> bytes:
     """The client's own id if it is a sane one, else a new one: unlike all others, but no secret."""
     given = headers.get(b"x-request-id")
     if given is not None and _SANE_ID.fullmatch(given):
@@ -240,37 +281,18 @@ def _request_id(headers: dict[bytes, bytes], rng: random.Random) -> bytes:
     return b"%032x" % rng.getrandbits(128)
 
 
-def _wrong_method(allowed: str) -> Fault:
+def wrong_method(allowed: str) -> Fault:
+    """405, for a path that takes other methods."""
     message = f"This path takes {allowed} only."
     return Fault(405, message, "invalid_request_error", "method_not_allowed", headers=((b"allow", allowed.encode()),))
 
 
-@dataclass(frozen=True, slots=True)
-class ModelsEndpoint:
-    """`GET /v1/models`: the public models, whichever backend is alive; no backend's names or paths."""
+def _with_bearer(headers: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """Anthropic's SDKs send the key by a name of their own; where both are there, the bearer counts."""
+    return {b"authorization": b"Bearer " + headers[b"x-api-key"], **headers}
 
-    fleet: Fleet
-    admission: Admission
 
-    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        """One request, as ASGI hands it over."""
-        turn = turn_of(scope)
-        headers = turn.headers
-        answering = _Answering(Client(turn), _request_id(headers, self.fleet.rng), self.fleet.revision)
-        try:
-            if scope["method"] not in ("GET", "HEAD"):
-                raise CallFailed(_wrong_method("GET"))
-            self.admission.check_key(headers, scope["client"])
-            entries = [
-                {"id": name, "object": "model", "created": 0, "owned_by": "crossfade"} for name in self.fleet.models
-            ]
-            body = msgspec.json.encode({"object": "list", "data": entries})
-            lines = [(b"content-type", _JSON), *_plain_headers(answering.request_id, self.fleet.revision)]
-            await answering.client.answer(200, lines, body)
-        except CallFailed as failed:
-            await answering.fail(failed.fault)
-        finally:
-            answering.client.leave()
+NOTHING = Fault(404, "There is nothing at this path.", "invalid_request_error", "not_found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,19 +305,8 @@ class NothingHere:
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """One request, as ASGI hands it over."""
         turn = turn_of(scope)
-        answering = _Answering(Client(turn), _request_id(turn.headers, self.fleet.rng), self.fleet.revision)
+        answering = Answering(Client(turn), request_id_of(turn.headers, self.fleet.rng), self.fleet.revision)
         try:
-            nothing = Fault(404, "There is nothing at this path.", "invalid_request_error", "not_found")
-            await answering.fail(_wrong_method("GET") if scope["raw_path"] in self.read_only else nothing)
+            await answering.fail(wrong_method("GET") if scope["raw_path"] in self.read_only else NOTHING)
         finally:
             answering.client.leave()
-
-
-def endpoints(
-    fleet: Fleet, admission: Admission, recorder: Recorder, pass_paths: tuple[str, ...]
-) -> dict[str, Endpoint]:
-    """The table of exact paths under `/v1`."""
-    table: dict[str, Endpoint] = {"/v1/models": ModelsEndpoint(fleet, admission)}
-    for path, kind in (*KINDS.items(), *((path, "pass") for path in pass_paths)):
-        table[path] = CallEndpoint(path, kind, fleet, admission, recorder)
-    return table

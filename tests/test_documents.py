@@ -28,6 +28,7 @@ from router.edge import BODY_TIMEOUT_S, HEAD_TIMEOUT_S, KEEP_ALIVE_S, SLOW_CLIEN
 from router.endpoints import KINDS
 from router.gate import Gate
 from router.metrics import Metrics, exposition
+from router.paths import HELD, MODELS, RESPONSES
 from tests.documents import (
     FRAME,
     anchors,
@@ -237,8 +238,9 @@ def test_every_header_of_ours_is_documented_and_no_other() -> None:
 
 
 def test_every_path_that_is_served_is_documented() -> None:
-    served = {path.decode() for path in FASTAPI_PATHS} | set(KINDS) | {"/v1/models"}
-    assert set(re.findall(r"`(?:GET|POST) (/[\w/]+)`", section(HTTP, "## Paths"))) == served
+    named = {f"{RESPONSES}/{{id}}{rest.decode()}" for rest in HELD} | {f"{MODELS}/{{name}}"}
+    served = {path.decode() for path in FASTAPI_PATHS} | set(KINDS) | {MODELS} | named
+    assert set(re.findall(r"`(?:GET|POST|DELETE) (/[\w/{}]+)`", section(HTTP, "## Paths"))) == served
 
 
 def test_the_readme_says_what_it_is_in_five_lines() -> None:

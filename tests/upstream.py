@@ -61,6 +61,7 @@ class Connection:
 
 Script = Callable[[Received, Connection], Awaitable[None]]
 Skill = Callable[[Received], bytes]  # the answer to a question after what a server makes of a conversation
+HELD = "/v1/responses/"  # what is asked for there is a call, whatever the method
 SKILL_PATHS = frozenset({"/tokenize", "/detokenize", "/apply-template"})
 
 
@@ -73,7 +74,8 @@ def knows_nothing(_request: Received) -> bytes:
 class Upstream:
     """`async with Upstream(script) as up:`; `up.url`, and `up.received`, the calls that came.
 
-    Health probes are answered and not kept; questions after its skills are answered by `skill` and kept in `questions`.
+    Health probes are answered and not kept, as is every GET but for a response that is held; questions after its skills are answered
+    by `skill` and kept in `questions`.
     """
 
     script: Script
@@ -119,7 +121,7 @@ class Upstream:
         connection = Connection(reader, writer, self.connections)
         try:
             while (request := await _read_request(reader)) is not None:
-                if request.method == "GET":
+                if request.method == "GET" and not request.path.startswith(HELD):
                     if not self.is_well:
                         return
                     await connection.write(self.lists.get(request.path, HEALTHY))

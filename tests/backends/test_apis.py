@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backends.apis import Shown, read_whole
-from backends.errors import BackendError, Failed, NotServed, ProtocolBroken, Refused
+from backends.errors import BackendError, Failed, NotServed, ProtocolBroken, Refused, RouteMissing
 from tests.backends.captured import captured
 
 
@@ -41,8 +41,8 @@ NONE: list[tuple[str, str, bytes | dict[str, Any], type[BackendError]]] = [
     ("a chat completion for a message", "messages", {"choices": []}, ProtocolBroken),
     ("vLLM's abort of a message", "messages", {**MESSAGE, "stop_reason": None}, Failed),
     ("no count", "count_tokens", {}, ProtocolBroken),
-    ("llama.cpp's tokenize", "tokenize", captured("llama-server-smollm2/23_tokenize")[2], NotServed),
-    ("no tokens", "tokenize", {"count": 1}, NotServed),
+    ("llama.cpp's tokenize", "tokenize", captured("llama-server-smollm2/23_tokenize")[2], RouteMissing),
+    ("no tokens", "tokenize", {"count": 1}, RouteMissing),
     ("no response for one that is asked for again", "held response", {"error": "x"}, Failed),
     ("no deletion", "deleted response", {}, ProtocolBroken),
     ("no items", "input items", {}, ProtocolBroken),

@@ -307,7 +307,7 @@ async def test_a_binary_answer_that_breaks_off_cannot_be_taken_for_a_whole_one(s
     assert not stage.at_b.received
 
 
-@pytest.mark.parametrize("path", ["/v1/score", "/v1/responses", "/v1/messages", "/v1/files", "/tokenize", "/admin/"])
+@pytest.mark.parametrize("path", ["/v1/score", "/v1/conversations", "/v1/messages/batches", "/v1/files", "/detokenize", "/admin/"])
 async def test_a_path_that_is_not_on_the_list_is_not_passed_on(stage: Stage, path: str) -> None:
     response = await stage.post(path)
     assert response.status_code == 404 and response.json()["error"]["code"] == "not_found"
