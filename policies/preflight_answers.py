@@ -136,7 +136,7 @@ def _lacking(found: str, why: str, has_base: bool, base: Heard | None) -> Cell:
     """What should be there and is not: red only where the baseline has it."""
     if base is None:
         return amber(found, why)
-    return red(found, why) if has_base else green(f"{found}, as the baseline")
+    return red(found, why) if has_base else green(f"{found} (nor on the baseline)")
 
 
 def _ends(heard: Heard) -> str:
