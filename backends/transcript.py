@@ -16,7 +16,6 @@ from backends.answers import Chunk, Delta
 # Of content, and as much of reasoning: 60,000 tokens of English, more than an answer of gpt-oss at its highest effort. A longer stream
 # is not resumed.
 MAX_KEPT_BYTES = 262_144
-EDGE_BYTES = 96  # in pieces of a character or two this is 40 characters
 _PIECE = re.compile(rb'([^"\\]*+(?:\\.[^"\\]*+)*+)"', re.DOTALL)
 _STRING = msgspec.json.Decoder(str)
 
@@ -90,10 +89,10 @@ class Transcript:
         """Whether nothing was said at all, of no kind."""
         return self.is_plain and not self._content and not self._reasoning
 
-    def edges(self) -> tuple[str, str]:
-        """What the content begins with and ends with, some dozen characters of each; approximate where it is not ASCII."""
+    def has_edge(self, openings: frozenset[int], ending: bytes) -> bool:
+        """Whether the content begins with one of these bytes, or ends with these; approximate, and quick."""
         kept = self._content
-        return _glued(bytes(kept[:EDGE_BYTES])), _glued(bytes(kept[-EDGE_BYTES:]))
+        return bool(kept) and (kept[0] in openings or kept.endswith(ending))
 
     def said(self) -> Said:
         """Everything so far, decoded."""
@@ -108,10 +107,6 @@ class Transcript:
             is_plain=self.is_plain,
             is_finished=self.is_finished,
         )
-
-
-def _glued(kept: bytes) -> str:
-    return kept.replace(b'"', b"").replace(b"\\n", b"\n").decode("utf-8", "replace")
 
 
 def _decoded(kept: bytearray) -> tuple[str, int]:

@@ -64,6 +64,11 @@ class Asking:
         self.is_special = body.has_tools or "response_format" in body.fields
 
     @property
+    def has_many(self) -> bool:
+        """Whether several choices may have been asked for."""
+        return "n" in self._body.fields
+
+    @property
     def one_tool_only(self) -> bool:
         """Whether the client gets one tool call at most."""
         return self._body.one_tool_only

@@ -67,7 +67,7 @@ class Contract:
     def of_whole(self, asking: Asking, body: bytes) -> Judgement | None:
         """Of a whole answer in the form that clients get; None where there is nothing to say of a plain one."""
         is_special = asking.is_special
-        if not is_special and not self._is_suspect(body):
+        if not is_special and not asking.has_many and not _is_suspect(body):
             return None
         answers = [_answered(choice) for choice in _WHOLE.decode(body).choices]
         found = [self._judge(asking, answered, is_special=is_special) for answered in answers]
@@ -80,7 +80,7 @@ class Contract:
             return self._finally(watch, NOT_JUDGED)
         if watch is not None and stream.ends.are_all_seen:
             return self._finally(watch, self._of_stream(asking, stream, watch))
-        if stream.transcript.is_silent or _is_edge(*stream.transcript.edges()):
+        if stream.transcript.is_silent or stream.transcript.has_edge(_OPENINGS, _ENDING):
             return self._told(self._judge(asking, stream.plain(), is_special=False), is_special=False)
         return None
 
@@ -90,19 +90,9 @@ class Contract:
         if watch is not None:
             return None if watch.is_judged else self._finally(watch, self._of_stream(asking, stream, watch))
         transcript = stream.transcript
-        if transcript.has_content and not _is_edge(*transcript.edges()):
+        if transcript.has_content and not transcript.has_edge(_OPENINGS, _ENDING):
             return None
         return self._told(self._judge(asking, stream.plain(), is_special=False), is_special=False)
-
-    def _is_suspect(self, body: bytes) -> bool:
-        """Whether a plain answer may be empty or markup; with several choices it is looked at in full."""
-        start = body.find(_MESSAGE)
-        if start < 0 or body.find(_MESSAGE, start + 1) >= 0:
-            return True
-        start += len(_MESSAGE)
-        if body.startswith(_EMPTY, start):
-            return True
-        return policy.begins_as_harmony(_raw_text(body[start + 1 : start + 65])) or b'|>"' in body
 
     def _of_stream(self, asking: Asking, stream: Stream, watch: Watch) -> Judgement:
         if watch.has_many:
@@ -265,7 +255,10 @@ class _Whole(msgspec.Struct, gc=False):
 
 _WHOLE = msgspec.json.Decoder(_Whole)
 _MESSAGE = b'"message":{"role":"assistant","content":'
+_AFTER_MESSAGE = b'"},"logprobs":'
 _EMPTY = (b"null", b'""', b"[")
+_OPENINGS = frozenset(b" \\\t<acft")  # what markup may begin with, inside a JSON string
+_ENDING = b'>"'
 
 
 def _answered(choice: _Choice) -> Answered:
@@ -285,10 +278,10 @@ def _call(call: _Call) -> policy.ToolCall:
     return policy.ToolCall("", None) if function is None else policy.ToolCall(function.name, function.arguments)
 
 
-def _raw_text(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace").replace("\\n", "\n")
-
-
-def _is_edge(first: str, last: str) -> bool:
-    """Whether a text that begins and ends so may be markup."""
-    return policy.begins_as_harmony(first) or last.endswith("|>")
+def _is_suspect(body: bytes) -> bool:
+    """Whether an answer of one choice may be empty or markup: a look at the first bytes of its content, and at the last of its message."""
+    start = body.find(_MESSAGE)
+    if start < 0 or body.startswith(_EMPTY, start + len(_MESSAGE)):
+        return True
+    end = body.rfind(_AFTER_MESSAGE)
+    return body[start + len(_MESSAGE) + 1] in _OPENINGS or body[end - 2 : end] == b"|>"
