@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -24,15 +23,3 @@ def scene(stage: Scene) -> Scene:
     """The stage at the beginning of a case."""
     stage.begin()
     return stage
-
-
-_AWAITED = Path(__file__).with_name(
-    "awaited.txt"
-)  # what the router cannot do yet: it must fail, until its line is taken away
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    awaited = set(_AWAITED.read_text().splitlines()) if _AWAITED.is_file() else set()
-    for item in items:
-        if item.nodeid.removeprefix("tests/dialects/") in awaited:
-            item.add_marker(pytest.mark.xfail(strict=True, reason="the router cannot do it yet"))

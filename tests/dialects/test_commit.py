@@ -310,6 +310,18 @@ async def test_against_the_backend(plays: Script, state: str) -> None:
         assert (await readiness(router))["jane"]["a"][0]["state"] == state
 
 
+async def test_case_06_what_broke_off_is_counted_as_that_and_no_tokens_for_it(scene: Scene) -> None:
+    """The engine told no usage before it died; the call is no success, and nothing is made up for it."""
+    ok, broken = (
+        f'crossfade_calls_total{{backend="vllm",model="vllm",result="{how}"}}' for how in ("ok", "stream_broken")
+    )
+    tokens = 'crossfade_tokens_total{backend="vllm",'
+    before = [await scene.metric(line) for line in (ok, broken, tokens)]
+    scene.begin(vllm=DIED)
+    await scene.ask(stream=True)
+    assert [await scene.metric(line) for line in (ok, broken, tokens)] == [before[0], before[1] + 1, before[2]]
+
+
 async def test_case_13_comments_for_ever_are_a_504_of_the_last_backend(scene: Scene) -> None:
     scene.begin(vllm=COMMENTS, b=COMMENTS)
     heard = told(await scene.ask("vllm hasty", stream=True))

@@ -1,4 +1,4 @@
-"""Cases 53 to 68: whatever a backend answers, and in whatever pieces, the client sees one form."""
+"""Cases 53 to 68, but for 59 to 61: whatever a backend answers, and in whatever pieces, the client sees one form."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.clients.captured import packets
 from tests.dialects import lmstudio
-from tests.dialects.case import Case, captured, each_form, play
+from tests.dialects.case import captured
 from tests.dialects.shapes import FOREIGN, anonymous, keys, shape, shapes
 from tests.dialects.stage import KINDS, Scene
+from tests.dialects.tools import TOOLS, calls_of
 from tests.faults.scripts import streamed
-from tests.faults.stage import Told
-from tests.hearing import Heard
 from tests.upstream import END, STREAM_HEAD, Script, answer, chunked, event, sends
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -24,27 +22,6 @@ GPT_OSS, LLAMA, SMOL = "vllm-0.33-gpt-oss", "llama-server-smollm2", "vllm-0.32-s
 ROLE = event({"role": "assistant", "content": ""})
 STOP, DONE = event({}, "stop"), b"data: [DONE]\n\n"
 CALL_ID = re.compile(r"call_[A-Za-z0-9]{8,}")
-WEATHER = {
-    "type": "function",
-    "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
-}
-CLOCK = {
-    "type": "function",
-    "function": {"name": "get_time", "parameters": {"type": "object", "properties": {"tz": {"type": "string"}}}},
-}
-TOOLS = [WEATHER, CLOCK]
-
-
-def calls_of(heard: Heard) -> dict[int, dict[str, Any]]:
-    """The calls of tools in a stream, each with all its ids and its arguments put together."""
-    calls: dict[int, dict[str, Any]] = {}
-    for delta in heard.deltas:
-        for call in delta.get("tool_calls", ()):
-            found = calls.setdefault(call["index"], {"ids": set(), "name": "", "arguments": ""})
-            found["ids"] |= {call["id"]} if "id" in call else set()
-            found["name"] = call["function"].get("name") or found["name"]
-            found["arguments"] += call["function"].get("arguments") or ""
-    return calls
 
 
 async def test_case_53_one_role_and_no_empty_lists_of_tools(scene: Scene) -> None:
@@ -137,114 +114,6 @@ async def test_case_58_two_calls_beside_each_other_are_told_apart_by_their_index
     assert sorted(calls) == [0, 1]
     assert [json.loads(calls[index]["arguments"]) for index in (0, 1)] == [{"city": "Paris"}, {"tz": "CET"}]
     assert calls[0]["ids"].isdisjoint(calls[1]["ids"]) and all(len(call["ids"]) == 1 for call in calls.values())
-
-
-def with_words(name: str, *words: tuple[bytes, bytes]) -> Script:
-    """A capture whose stub of a tokenizer wrote tokens as numbers, with what the real one writes for them."""
-    body = b"".join(packets(name)).partition(b"\r\n\r\n")[2]
-    for number, word in words:
-        assert number in body
-        body = body.replace(number, word)
-    return sends(answer(body))
-
-
-BAD_JSON = captured(f"{GPT_OSS}/tool_badjson")
-NO_CHANNEL = with_words(
-    f"{GPT_OSS}/nochannel",
-    (b"t13225 t21402 t2201 t2935 t1062 t9334 t540 t722 t200002", b"Hello there, how are you?<|return|>"),
-)
-TRUNCATED = with_words(
-    f"{GPT_OSS}/tool_truncated",
-    (b"t200006 t173781 t200005 t12606 t815 t316 t28", b"<|start|>assistant<|channel|>commentary to="),
-)
-BAD_JSON_STREAM = streamed(
-    ROLE,
-    event(
-        {
-            "tool_calls": [
-                {
-                    "index": 0,
-                    "id": "chatcmpl-tool-1",
-                    "type": "function",
-                    "function": {"name": "get_weather", "arguments": ""},
-                }
-            ]
-        }
-    ),
-    event({"tool_calls": [{"index": 0, "function": {"arguments": '{"city":"Par'}}]}),
-    event({}, "tool_calls"),
-    DONE,
-)
-LEAK_STREAM = streamed(
-    ROLE,
-    event({"content": "<|start|>"}),
-    event({"content": "assistant"}),
-    event({"content": "<|channel|>commentary to="}),
-    event({}, "length"),
-    DONE,
-)
-OF_B = Told(200, "from b", backend="b")
-NO_ANSWER = Told(502, code="answer_not_accepted")
-MOVED, STAYED = "vllm not_accepted, b ok", "vllm not_accepted, vllm not_accepted"
-ASKED = (("tools", TOOLS),)
-CONTRACTS = [
-    Case(59, "arguments that are no JSON move the call", BAD_JSON, OF_B, MOVED, "w", asks=ASKED),
-    Case(
-        59,
-        "arguments that are no JSON move a stream, which has held them back",
-        BAD_JSON_STREAM,
-        OF_B,
-        MOVED,
-        asks=ASKED,
-    ),
-    Case(
-        59,
-        "arguments that are no JSON, again and again, are no answer",
-        BAD_JSON,
-        NO_ANSWER,
-        STAYED,
-        "w",
-        "vllm alone",
-        asks=ASKED,
-    ),
-    Case(
-        60, "an answer that says nothing moves the call", captured(f"{GPT_OSS}/malformed"), OF_B, MOVED, "w", asks=ASKED
-    ),
-    Case(
-        60,
-        "a stream that says nothing moves the call",
-        captured(f"{GPT_OSS}/malformed_stream"),
-        OF_B,
-        MOVED,
-        asks=ASKED,
-    ),
-    Case(
-        60,
-        "an answer that says nothing is asked for once more, and no more often",
-        captured(f"{GPT_OSS}/malformed"),
-        NO_ANSWER,
-        STAYED,
-        "w",
-        "vllm alone",
-        asks=ASKED,
-    ),
-    Case(61, "markup at the end of an answer is none", NO_CHANNEL, OF_B, MOVED, "w"),
-    Case(61, "markup instead of an answer is none", TRUNCATED, OF_B, MOVED, "w", asks=ASKED),
-    Case(61, "markup instead of a stream is none", LEAK_STREAM, OF_B, MOVED),
-]
-
-
-@each_form(CONTRACTS)
-async def test_case(case: Case, stream: bool, scene: Scene) -> None:
-    await play(case, stream, scene)
-
-
-async def test_case_59_arguments_that_are_no_json_are_never_repaired(scene: Scene) -> None:
-    scene.begin(vllm=BAD_JSON)
-    (call,) = (await scene.ask("vllm lax", tools=TOOLS)).json["choices"][0]["message"]["tool_calls"]
-    assert call["function"]["arguments"] == '{"city":"Par'
-    scene.begin(vllm=BAD_JSON_STREAM)
-    assert calls_of(await scene.hear("vllm lax", tools=TOOLS))[0]["arguments"] == '{"city":"Par'
 
 
 async def test_case_62_words_before_calls_of_tools_are_kept_and_so_are_the_calls(scene: Scene) -> None:
