@@ -36,7 +36,7 @@ def raw(value: Any) -> msgspec.Raw:
 
 
 _COUNTED = raw({"include_usage": True})
-_COUNTED_BYTES = bytes(_COUNTED)
+USAGE_ASKED = bytes(_COUNTED)  # as SDKs write it
 
 
 # -- what a dialect may ask for ------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def _read(value: msgspec.Raw | None, form: type[Any]) -> Any:
 def _counted(fields: Fields) -> Changes:
     """A stream's tokens are always counted at its end, and only there: the router counts them, and shows them to those who asked."""
     given = fields[_STREAM_OPTIONS]
-    if bytes(given) == _COUNTED_BYTES:
+    if bytes(given) == USAGE_ASKED:
         return {}
     options = _read(given, Fields) or {}
     options.pop("continuous_usage_stats", None)  # vLLM's, on every chunk; nobody else has it
@@ -198,7 +198,7 @@ class Translation:
         self._asks = dict(asks)
         self._fills = [(name, value, _same_as(name)) for name, value in _by_own_names(self._asks, fills).items()]
         said = {name for _, _, names in self._fills for name in names}
-        self._names = frozenset(said | self._asks.keys() - {MESSAGES} | ({_STREAM_OPTIONS} if is_counted else set()))
+        self._names = frozenset(said | self._asks.keys() - {MESSAGES})
         added = {name: value for name, value, _ in self._fills}
         self._opening = _opening(added)
         self._stream_opening = _opening({_STREAM_OPTIONS: _COUNTED, **added}) if is_counted else self._opening
@@ -206,7 +206,10 @@ class Translation:
     def put(self, fields: Fields, *, is_streamed: bool, has_odd_turns: bool) -> tuple[bytes, Fields]:
         """What is written before the fields, `{` included (b"" for nothing), and the fields: the same object where none of them changes."""
         if not has_odd_turns and self._names.isdisjoint(fields):
-            return (self._stream_opening if is_streamed else self._opening), fields
+            if not is_streamed or _STREAM_OPTIONS not in fields:
+                return (self._stream_opening if is_streamed else self._opening), fields
+            if bytes(fields[_STREAM_OPTIONS]) == USAGE_ASKED or not self.is_counted:
+                return self._opening, fields
         changes = self._changes(fields, is_streamed, has_odd_turns)
         if not changes:
             return b"", fields

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from backends.asking import USAGE_ASKED
 from backends.faults import MALFORMED
 from router.bad_call import BadCall
 
@@ -127,13 +128,12 @@ def _prompt_limit(fields: Fields, name: str) -> bool:
     return ("echo" in fields and bytes(fields[name]) == b"0") or _token_limit(fields, name)
 
 
-def _chat_limit(fields: Fields, name: str) -> bool:
+def _older_limit(fields: Fields, name: str) -> bool:
     """Of the two names of a chat's limit the newer one counts."""
-    is_sent = _token_limit(fields, name)
-    newer = "max_completion_tokens"
-    if name == newer or newer not in fields:
+    is_sent, newer = _token_limit(fields, name), "max_completion_tokens"
+    if not is_sent or newer not in fields:
         return is_sent
-    return is_sent and (bytes(fields[newer]) == b"null" or not _token_limit(fields, newer))
+    return bytes(fields[newer]) == b"null" or not _token_limit(fields, newer)
 
 
 def _stop(fields: Fields, name: str) -> bool:
@@ -151,7 +151,8 @@ def _effort(fields: Fields, name: str) -> bool:
 
 
 def _stream_options(fields: Fields, name: str) -> bool:
-    _decoded(fields[name], _OBJECT, name, "an object")
+    if bytes(fields[name]) != USAGE_ASKED:
+        _decoded(fields[name], _OBJECT, name, "an object")
     return "stream" in fields and bytes(fields["stream"]) == b"true"
 
 
@@ -236,8 +237,8 @@ _WRITING: dict[str, Rule] = _STEERED | {"stop": _stop, "stream_options": _stream
 _RULES: dict[str, dict[str, Rule]] = {
     "chat": _WRITING
     | {
-        "max_tokens": _chat_limit,
-        "max_completion_tokens": _chat_limit,
+        "max_tokens": _older_limit,
+        "max_completion_tokens": _token_limit,
         "reasoning_effort": _effort,
         "tools": _tools_only,
         "tool_choice": _tool_choice,
