@@ -132,13 +132,13 @@ async def test_case_71_an_idle_connection_of_a_client_is_kept_for_longer_than_an
 @pytest.mark.timeout(60, func_only=True)
 @pytest.mark.parametrize("after_s", [0.5, None], ids=["pinged", "not pinged"])
 async def test_case_72_node_waits_for_a_prefill_that_is_longer_than_its_patience(after_s: float | None) -> None:
-    """Scaled down: Node's 300 s to 2, 310 s to 5. Without pings Node gives up, however long that takes it: so it is they that keep it."""
+    """Scaled down: Node's 300 s to 2, 310 s to 4. Without pings Node gives up, however long that takes it: so it is they that keep it."""
 
     async def prefills(_request: Received, connection: Connection) -> None:
         if after_s is None:
             await connection.until_gone()
         else:
-            await asyncio.sleep(5.0)
+            await asyncio.sleep(4.0)
             await connection.write(*stream("Hello"))
 
     model = "split: {a: 1.0}" + (f"\ntimeouts: {{ping_after_s: {after_s}}}" if after_s else "")
