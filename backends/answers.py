@@ -245,7 +245,7 @@ def check_whole(kind: str, body: bytes) -> str | None:
 
 # The inside of a JSON string as engines write one, and as it is written again: letters of any language, and escapes of one letter.
 _LETTERS = rb'(?:[^"\\\x00-\x1f\x7f]++|\\["\\bfnrt])++'
-_TEXT = re.compile(rb'"(content|reasoning|reasoning_content|text)":"(' + _LETTERS + rb')"')
+_TEXT = re.compile(rb'"(content|reasoning|reasoning_content|text)": ?"(' + _LETTERS + rb')"')
 _ONE_EVENT = re.compile(rb"data:[^\r\n]*(?:\n\n|\r\n\r\n)")
 _WHOLE_TEXT = re.compile(_LETTERS)
 _PLAIN = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))

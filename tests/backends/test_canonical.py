@@ -119,6 +119,10 @@ LEARNABLE = {
     "vLLM with gpt-oss": (events_of(f"{GPT_OSS}/chat_stream_usage"), "reasoning"),
     "LM Studio": (of_lmstudio(), "reasoning"),
     "reasoning by its other name": (of_lmstudio(name="reasoning_content"), "reasoning"),
+    "a server that writes spaces": (
+        [json.dumps(json.loads(data)).encode() for data in of_lmstudio()[:-1]] + [b"[DONE]"],
+        "reasoning",
+    ),
 }
 
 
