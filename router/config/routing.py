@@ -181,10 +181,11 @@ class Resume(Section):
 
 
 class Accept(Section):
-    """What counts as an answer; what does not is tried elsewhere."""
+    """What counts as an answer of chat completions; what does not is tried elsewhere. See docs/http.md for the price of waiting."""
 
     tool_calls: Literal["valid", "any"] = Field(
-        default="valid", description="Whether tool calls must fit the tools offered."
+        default="valid",
+        description="Whether tool calls must fit the tools offered. A stream that begins with one is held back to its end for that.",
     )
     json_: Literal["valid", "hold", "any"] = Field(
         default="valid",
@@ -192,7 +193,7 @@ class Accept(Section):
         description="Whether JSON answers must be valid. On streams it is only recorded; hold waits for the whole answer.",
     )
     empty: Literal["reject", "allow"] = Field(
-        default="reject", description="Whether an answer without content is refused."
+        default="reject", description="Whether an answer without content, or of a model's raw markup, is refused."
     )
 
 
