@@ -54,7 +54,8 @@ class LiveReplica:
         self.in_flight = 0
         self.bias = Bias()
         self.lacks: dict[str, str] = {}  # by model: what is wrong with it there, by the server's own lists
-        self.about: tuple[bytes, ...] = ()  # what the server says of itself; asked for when it turns out well
+        # What the server says of itself, asked for when it turns out well; b"" where it has not said.
+        self.about: tuple[bytes, ...] = (b"",) * len(server.dialect.about_paths)
         self.probe_said = ""
         self.probed_at_s: float | None = None
         self.skills: dict[str, Skill] = {}  # by model; what is not in it has not been found out yet

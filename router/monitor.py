@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Iterator
 
 from backends.dialects import Presence
 from policies.ejection import State
@@ -60,19 +61,22 @@ class Monitor:
     async def _ask(self, replica: LiveReplica, is_due: bool) -> None:
         said = await replica.server.probe()
         is_new = bool(replica.probe_said)
-        lists: tuple[bytes, ...] = ()
-        if not said and (is_due or is_new):
-            lists = await replica.server.lists()
-            if is_new or not replica.about or b"" in replica.about:
-                replica.about = await replica.server.about()
-            for model in self._fleet.models.values():
-                for binding in model.bindings.values():
-                    if replica in binding.backend.replicas:
-                        self._learn(replica, model, binding, lists, is_new)
-                        if lists:
-                            self._look_up(replica, model, binding, lists)
-        now_s = asyncio.get_running_loop().time()
-        self._heard(replica, said, now_s)
+        is_asked = not said and (is_due or is_new)
+        lists = await replica.server.lists() if is_asked else ()
+        if is_asked:
+            self._learn(replica, lists, is_new)
+        for model, binding in self._served_by(replica) if lists else ():
+            self._look_up(replica, model, binding, lists)
+        self._heard(replica, said, asyncio.get_running_loop().time())
+        if is_asked and (is_new or b"" in replica.about):  # only now: the probe's word may not wait until it is old
+            replica.about = await replica.server.about()
+            self._learn(replica, lists, is_new)
+
+    def _served_by(self, replica: LiveReplica) -> Iterator[tuple[LiveModel, Binding]]:
+        for model in self._fleet.models.values():
+            for binding in model.bindings.values():
+                if replica in binding.backend.replicas:
+                    yield model, binding
 
     def _heard(self, replica: LiveReplica, said: str, now_s: float) -> None:
         if said != replica.probe_said:
@@ -90,19 +94,18 @@ class Monitor:
                 health.keep_out(now_s, "its first health probe failed")  # `said` may name addresses; it is in the log
                 model.count_unwell(now_s)
 
-    def _learn(
-        self, replica: LiveReplica, model: LiveModel, binding: Binding, lists: tuple[bytes, ...], is_new: bool
-    ) -> None:
+    def _learn(self, replica: LiveReplica, lists: tuple[bytes, ...], is_new: bool) -> None:
         """Take what the server says of itself; one that was away may be another, so what earlier answers showed is forgotten."""
-        paths = self._fleet.pass_paths
-        abilities = replica.server.dialect.abilities((*lists, *replica.about), binding.plain_name, paths)
-        number = binding.backend.replicas.index(replica)
-        is_changed = binding.abilities.heard(number, abilities)
-        if is_new and binding.abilities.missing:
-            binding.abilities.forget(math.inf)
-            is_changed = True
-        if is_changed:
-            model.note_abilities()
+        for model, binding in self._served_by(replica):
+            said = replica.server.dialect.abilities(
+                (*lists, *replica.about), binding.plain_name, self._fleet.pass_paths
+            )
+            is_changed = binding.abilities.heard(binding.backend.replicas.index(replica), said)
+            if is_new and binding.abilities.missing:
+                binding.abilities.forget(math.inf)
+                is_changed = True
+            if is_changed:
+                model.note_abilities()
 
     def _look_up(self, replica: LiveReplica, model: LiveModel, binding: Binding, lists: tuple[bytes, ...]) -> None:
         """Act on what the lists say of one model: before the probe's word, which may bring its one call forward."""

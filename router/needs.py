@@ -108,7 +108,7 @@ def _may_hold_parts(raw: bytes) -> bool:
     return True
 
 
-def _of_pieces(raw: msgspec.Raw | None, are_parts: bool = False) -> Iterator[Need]:
+def _of_pieces(raw: msgspec.Raw | None) -> Iterator[Need]:
     """The needs of a list of messages, or of the parts of one: text is passed over unread. `read_body` has bounded the depth."""
     if raw is None or memoryview(raw)[:1].tobytes() != b"[":
         return
@@ -117,7 +117,7 @@ def _of_pieces(raw: msgspec.Raw | None, are_parts: bool = False) -> Iterator[Nee
     except MALFORMED:
         return
     for piece in pieces:
-        if are_parts and isinstance(piece.type, str) and piece.type in _PARTS:
+        if isinstance(piece.type, str) and piece.type in _PARTS:
             yield _PARTS[piece.type]
-        yield from _of_pieces(piece.content, are_parts=True)
-        yield from _of_pieces(piece.output, are_parts=True)
+        yield from _of_pieces(piece.content)
+        yield from _of_pieces(piece.output)

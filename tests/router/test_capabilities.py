@@ -41,6 +41,9 @@ def test_of_several_replicas_the_one_that_can_do_least_counts_and_the_longest_co
     assert it.lacks == frozenset() and it.context_tokens is None, "the other has not said yet"
     it.heard(1, Abilities({"images": False}, 8192))
     assert it.lacks == {"images"} and it.context_tokens == 8192
+    it.heard(0, Abilities({"images": False}, 4096))
+    it.heard(1, Abilities({"images": True}, 2048))
+    assert it.lacks == {"images"} and it.context_tokens == 4096, "whichever of them it is"
     assert Capabilities(configured=Configured({}, 100)).context() == (100, Source.CONFIGURED)
 
 
