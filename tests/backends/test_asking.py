@@ -38,9 +38,9 @@ def written(opening: bytes, fields: Fields) -> bytes:
 def sent(kind: str, fields: dict[str, Any], of: str = "chat", **more: Any) -> dict[str, Any]:
     """What a server of this kind gets of a call with these fields; `sampling`, and `stream` if it is one, are in `more`."""
     translation = translations(DIALECTS[kind].asks, more.get("sampling", {}))[of]
-    is_streamed = more.get("stream", False)
-    put = translation.put(as_fields(fields), is_streamed=is_streamed, has_odd_turns=True)
-    whole = translation.whole(as_fields(fields), is_streamed=is_streamed, has_odd_turns=True)
+    flags = {"is_streamed": more.get("stream", False), "has_odd_turns": "messages" in fields}
+    put = translation.put(as_fields(fields), **flags)
+    whole = translation.whole(as_fields(fields), **flags)
     got: dict[str, Any] = json.loads(written(*put))
     assert got == json.loads(msgspec.json.encode(whole)), (
         "a call that is made anew has other fields than one that is sent on"

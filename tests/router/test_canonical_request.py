@@ -104,6 +104,18 @@ def test_what_means_something_is_sent_on(kind: str, fields: dict[str, Any]) -> N
     assert kept(read(kind, **fields)) == rest
 
 
+STEERS = (
+    "priority kv_transfer_params ec_transfer_params cache_salt ttl draft_model vllm_xargs request_id return_token_ids session_id "
+    "return_prompt_text stream_interval id_slot cache_prompt n_keep lora response_fields timings_per_token verbose"
+)
+
+
+@pytest.mark.parametrize("name", STEERS.split())
+def test_52_what_steers_a_server_is_no_clients_to_say(name: str) -> None:
+    fields: dict[str, Any] = {name: 1, "seed": 2}
+    assert kept(read(**fields)) == {"seed": 2}
+
+
 @pytest.mark.parametrize("kind", ["chat", "completions", "embeddings", "responses", "messages", "tokenize", "pass"])
 def test_52_no_client_steers_a_server_whatever_it_asks(kind: str) -> None:
     needed: dict[str, Any] = {"messages": [USER], "max_tokens": 5, "input": "x", "prompt": "x"}
@@ -188,6 +200,14 @@ def test_what_is_no_message_is_refused(turn: Any) -> None:
 def test_a_role_that_stands_twice_is_refused_where_one_of_them_is_nobodys() -> None:
     with pytest.raises(BadCall, match="role twice"):
         read_body("chat", b'{"model":"jane","messages":[{"role":"alien","role":"user","content":"x"}]}')
+
+
+def test_a_turn_is_looked_at_however_many_stand_before_it() -> None:
+    many = [{"role": "user", "content": "x" * 60}] * 80
+    assert not read(messages=many).has_odd_turns
+    assert read(messages=[*many, {"role": "developer", "content": "x"}]).has_odd_turns
+    with pytest.raises(BadCall, match="must be system"):
+        read(messages=[*many, {"role": "alien", "content": "x"}])
 
 
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}

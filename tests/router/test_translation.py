@@ -122,7 +122,8 @@ SAMPLED = json.dumps({"sampling": PINNED, "resume": {"by": []}})
 async def test_each_kind_receives_the_call_in_its_own_form(kind: str) -> None:
     async with backends({kind: says("{}")}, SAMPLED) as (router, ups):
         await router.chat(stream=True, **ALL)
-        assert ups[kind].received[-1].json == {**COUNTED, **RECEIVED[kind]}
+        await router.chat(stream=True, **{name: value for name, value in ALL.items() if name != "priority"})
+        assert [each.json for each in ups[kind].received] == [{**COUNTED, **RECEIVED[kind]}] * 2
 
 
 @pytest.mark.parametrize("first", KINDS)
