@@ -163,7 +163,7 @@ def judge_plain(answered: Answered, asked: Asked, rules: AcceptRules) -> Judgeme
     if is_empty(answered) and not asked.may_be_cut:
         return Judgement(Result.EMPTY, "the model said nothing")
     content = answered.content
-    if content and (begins_as_harmony(content) or content.endswith(_ENDS)):
+    if content and (begins_as_harmony(content) or (answered.finish_reason and content.endswith(_ENDS))):
         return Judgement(Result.HARMONY_LEAK, "the model's raw markup stands in the content")
     return OK
 
