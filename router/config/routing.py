@@ -28,7 +28,7 @@ from router.config.parts import (
 )
 from router.config.rollout import Rollout, Shadow
 
-CallKind = Literal["chat", "completions", "embeddings", "responses", "messages"]
+CallKind = Literal["chat", "completions", "embeddings", "responses", "messages", "count_tokens", "tokenize"]
 
 # What a backend may be able to do or not: answer these APIs, and what calls ask for beside text.
 Ability = Literal[
