@@ -34,10 +34,10 @@ async def asked(router: RunningRouter, path: str, body: dict[str, Any]) -> tuple
     return response.status_code, error.get("code") or "", error.get("param") or ""
 
 
-async def until_probed(router: RunningRouter, engine: Engine) -> dict[str, Any]:
-    await asyncio.to_thread(
-        wait_until, lambda: "context_tokens" in known(router, engine), f"{engine.role.name} is probed"
-    )
+async def until_probed(router: RunningRouter, engine: Engine, last: str) -> dict[str, Any]:
+    """What is known once the engine has said whether it can do `last`, which it tells last."""
+    is_told = lambda: known(router, engine).get(last, {}).get("from") == "probed"  # noqa: E731
+    await asyncio.to_thread(wait_until, is_told, f"{engine.role.name} is probed")
     found = known(router, engine)
     assert found["context_tokens"] == {"tokens": 2048, "from": "probed"}
     return found
@@ -46,7 +46,7 @@ async def until_probed(router: RunningRouter, engine: Engine) -> dict[str, Any]:
 @pytest.mark.llama
 async def test_llama_server_tells_its_context_and_that_it_sees_nothing(left: Engine) -> None:
     with router_over(left) as router:
-        found = await until_probed(router, left)
+        found = await until_probed(router, left, "images")
         assert found["images"] == {"can": False, "from": "probed"}
         assert await asked(router, "/v1/chat/completions", SEES) == (400, "unsupported", "messages")
         assert await asked(router, "/v1/embeddings", EMBEDS) == (404, "unsupported", "model")
@@ -58,7 +58,7 @@ async def test_llama_server_tells_its_context_and_that_it_sees_nothing(left: Eng
 @pytest.mark.timeout(900)
 async def test_vllm_tells_its_context_and_which_apis_it_has(vllm: Engine) -> None:
     with router_over(vllm) as router:
-        found = await until_probed(router, vllm)
+        found = await until_probed(router, vllm, "embeddings")
         assert found["embeddings"] == {"can": False, "from": "probed"} and found["responses"]["can"]
         assert await asked(router, "/v1/embeddings", EMBEDS) == (404, "unsupported", "model")
         assert await asked(router, "/v1/chat/completions", SEES) == (400, "unsupported", "messages")
