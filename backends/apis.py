@@ -14,6 +14,7 @@ import msgspec
 
 from backends.errors import Failed, ProtocolBroken, RouteMissing
 from backends.faults import MALFORMED, fault_of_error
+from backends.items import shown_items
 
 Fields = dict[str, msgspec.Raw]
 
@@ -76,7 +77,8 @@ def read_whole(form: str, body: bytes, shown: Shown) -> bytes:
 
 # -- responses ---------------------------------------------------------------------------------------
 
-# OpenAI's own answers have these, in this order (captured from its documentation's examples); with each, what stands for "not said".
+# OpenAI's own answers have these, in this order (its API reference's examples); with each, what stands for "not said". `completed_at`
+# is not among them: llama.cpp says it of whole answers, and vLLM never.
 _RESPONSE: Mapping[str, msgspec.Raw] = MappingProxyType(
     {
         name: msgspec.Raw(default)
@@ -86,7 +88,6 @@ _RESPONSE: Mapping[str, msgspec.Raw] = MappingProxyType(
             "created_at": b"0",
             "status": b'"completed"',
             "background": b"false",
-            "completed_at": b"null",
             "error": b"null",
             "incomplete_details": b"null",
             "instructions": b"null",
@@ -156,8 +157,16 @@ def shown_response(fields: Fields, shown: Shown) -> Fields:
     shows["model"] = _json(shown.model)
     previous = text_of(fields.get("previous_response_id"))
     shows["previous_response_id"] = _json(shown.previous_id or (shown.mark(previous) if previous else None))
+    shows["output"] = _shown_output(shows["output"])
     shows["usage"] = _recounted(_RESPONSE_USAGE, fields.get("usage"))
     return shows
+
+
+def _shown_output(output: msgspec.Raw) -> msgspec.Raw:
+    try:
+        return shown_items(output)
+    except MALFORMED as exc:
+        raise ProtocolBroken(f"the answer's output is no list of items: {exc}") from exc
 
 
 def _made_response(fields: Fields, shown: Shown) -> Fields:

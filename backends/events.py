@@ -24,6 +24,7 @@ import msgspec
 from backends.apis import Fields, Shown, fields_of, is_there, shown_message, shown_response, text_of
 from backends.errors import Failed, ProtocolBroken
 from backends.faults import MALFORMED, fault_of_error
+from backends.items import shown_item, shown_part
 from backends.sse import Event
 
 _NO_VALUE = msgspec.Raw()  # a field that is not there; `omit_defaults` leaves out this very object
@@ -141,6 +142,8 @@ class ResponseStream(TypedStream):
             self._take_response(kind, said)
         elif kind.startswith("response.output_item."):
             has_content = self._take_item(kind, said)
+        elif said.part is not _NO_VALUE:
+            said.part = shown_part(said.part)
         self._number(kind, said)
         out.append(self._event(kind, _encode(said)))
         return has_content
@@ -163,11 +166,15 @@ class ResponseStream(TypedStream):
     def _take_item(self, kind: str, said: _ResponseEvent) -> bool:
         """Items are counted as they come; one that is done says something, whether it came in pieces or not."""
         said.item_id = None  # of these events the item itself has it
-        if kind == "response.output_item.added" and said.item is not _NO_VALUE:
+        if said.item is _NO_VALUE:
+            raise ProtocolBroken("an event of an item has none")
+        own_id = _ITEM.decode(said.item).id
+        if kind == "response.output_item.added":
             index = len(self._items) if said.output_index is None else said.output_index
-            self._items[_ITEM.decode(said.item).id] = said.output_index = index
-        elif said.output_index is None and said.item is not _NO_VALUE:
-            said.output_index = self._items.get(_ITEM.decode(said.item).id, max(0, len(self._items) - 1))
+            self._items[own_id] = said.output_index = index
+        elif said.output_index is None:
+            said.output_index = self._items.get(own_id, max(0, len(self._items) - 1))
+        said.item = shown_item(said.item)
         return kind == "response.output_item.done"
 
     def _number(self, kind: str, said: _ResponseEvent) -> None:

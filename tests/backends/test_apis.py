@@ -37,6 +37,7 @@ NONE: list[tuple[str, str, bytes | dict[str, Any], type[BackendError]]] = [
     ("a response that failed and says why", "responses", BROKE, Failed),
     ("vLLM's abort", "responses", {**RESPONSE, "status": "cancelled"}, Failed),
     ("a status that nobody knows", "responses", {**RESPONSE, "status": "\n"}, Failed),
+    ("output that is none", "responses", {**RESPONSE, "output": ["x"]}, ProtocolBroken),
     ("usage that is none", "responses", {**RESPONSE, "usage": {"input_tokens": "x"}}, ProtocolBroken),
     ("a chat completion for a message", "messages", {"choices": []}, ProtocolBroken),
     ("vLLM's abort of a message", "messages", {**MESSAGE, "stop_reason": None}, Failed),
@@ -88,3 +89,35 @@ def test_the_model_that_the_backend_named_is_heard() -> None:
     heard = shown()
     read_whole("messages", json.dumps(MESSAGE).encode(), heard)
     assert heard.said == "m"
+
+
+ITEMS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    (
+        "a message with gaps",
+        {"content": [{"text": "x", "type": "output_text", "logprobs": None, "y": 1}], "type": "message", "phase": None, "id": "m"},
+        {"id": "m", "type": "message", "status": "completed", "role": "assistant",
+         "content": [{"type": "output_text", "text": "x", "annotations": [], "logprobs": []}]},
+    ),
+    (
+        "reasoning without content",
+        {"type": "reasoning", "id": "r", "status": None},
+        {"id": "r", "type": "reasoning", "summary": [], "content": None, "encrypted_content": None, "status": "completed"},
+    ),
+    (
+        "a call",
+        {"arguments": "{}", "name": "f", "call_id": "c", "type": "function_call", "id": "f1", "status": "completed", "namespace": None},
+        {"id": "f1", "type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "status": "completed"},
+    ),
+    ("what is nobody else's", {"b": 1, "type": "x_call", "a": None}, {"b": 1, "type": "x_call", "a": None}),
+    (
+        "a part that nobody knows",
+        {"id": "m", "type": "message", "content": [{"b": 1, "a": 2}]},
+        {"id": "m", "type": "message", "status": "completed", "role": "assistant", "content": [{"b": 1, "a": 2}]},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("item", "expected"), [row[1:] for row in ITEMS], ids=[row[0] for row in ITEMS])
+def test_an_item_has_its_kinds_keys_in_one_order(item: dict[str, Any], expected: dict[str, Any]) -> None:
+    (shows,) = read("responses", {**RESPONSE, "output": [item]})["output"]
+    assert json.dumps(shows) == json.dumps(expected)

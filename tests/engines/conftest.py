@@ -57,7 +57,9 @@ def vllm_server(installer: Installer, llama_python: Path, folder: Path) -> Itera
     python = installer.vllm()
     model = installer.model(python, gguf_in(llama_python))
     role = roles.vllm(free_ports(1)[0])
-    with _kept(role, roles.vllm_command(role, python, model, folder)) as engine:
+    command = roles.vllm_command(role, python, model, folder)
+    stores = {"VLLM_ENABLE_RESPONSES_API_STORE": "1"}  # in its memory; without it no response can be gone on from
+    with _kept(role, replace(command, env={**command.env, **stores})) as engine:
         yield engine
 
 

@@ -20,7 +20,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "/v1/tokenize": {"prompt": "hi"},
 }
 RESPONSE_KEYS = [
-    "id", "object", "created_at", "status", "background", "completed_at", "error", "incomplete_details", "instructions",
+    "id", "object", "created_at", "status", "background", "error", "incomplete_details", "instructions",
     "max_output_tokens", "max_tool_calls", "model", "output", "parallel_tool_calls", "previous_response_id", "prompt_cache_key",
     "reasoning", "safety_identifier", "service_tier", "store", "temperature", "text", "tool_choice", "tools", "top_logprobs", "top_p",
     "truncation", "usage", "user", "metadata",
