@@ -39,7 +39,10 @@ async def dispatch(call: Call, client: Client, fleet: Fleet, recorder: Recorder)
     model = fleet.models[call.facts.model]
     now_s = asyncio.get_running_loop().time()
     held = call.held
-    choice = held.choice if held else choose(call.facts, model.route, model.snapshot(now_s), fleet.rng)
+    if held is None:
+        choice = choose(call.facts, model.route, model.snapshot(now_s), fleet.rng)
+    else:
+        choice = held.choice(call.facts.needs, model.bindings[held.backend].abilities.lacks)
     call.choice = choice.first_reason
     if not choice.candidates:
         raise CallFailed(nobody_can(call.facts, choice))

@@ -28,7 +28,8 @@ import msgspec
 
 from backends.errors import BackendError, NotServed, Rejected, RouteMissing
 from backends.faults import error_text
-from policies.choose import Candidate, Choice, Reason
+from policies.choose import Candidate, Choice, PassedOver, PassedOverReason, Reason
+from policies.facts import Need
 from router.faults import CallFailed, Fault
 from router.fleet import LiveModel, LiveReplica
 from router.reading import BadCall, CallBody, read_body
@@ -49,9 +50,10 @@ class Held:
     id: str
     shown: str
 
-    @property
-    def choice(self) -> Choice:
-        """No other backend has it, whatever the owner's state."""
+    def choice(self, needs: frozenset[Need], lacks: frozenset[str]) -> Choice:
+        """No other backend has it, whatever the owner's state; but one that lacks what the call needs would answer poorer."""
+        if lacking := tuple(sorted(needs & lacks)):
+            return Choice((), (PassedOver(self.backend, PassedOverReason.INCAPABLE, lacking),))
         return Choice((Candidate(self.backend, Reason.PINNED, "it holds the response"),))
 
     def retell(self, error: BackendError, *, is_asked_for: bool) -> BackendError:

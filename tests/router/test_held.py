@@ -74,7 +74,7 @@ class Store:
         return [answer(self.held[own_id])]
 
     def _events(self, response: dict[str, Any], start: int = 0) -> list[bytes]:
-        events = [
+        events: list[dict[str, Any]] = [
             {"type": "response.created", "response": {**response, "status": "in_progress", "output": []}},
             {"type": "response.output_item.added", "item": {"id": "msg_1"}, "output_index": 0},
             {"type": "response.output_text.delta", "item_id": "msg_1", "delta": "x", "output_index": 0},
@@ -150,6 +150,17 @@ async def test_a_conversation_stays_with_the_replica_that_holds_it(fleet: Fleet,
     assert len(fleet.stores[owner].held) == 9
     assert fleet.stores[owner].asked[-1].json["previous_response_id"] in fleet.stores[owner].held
     assert sum(len(store.held) for store in fleet.stores.values()) == 9
+
+
+async def test_an_owner_that_would_answer_poorer_is_not_asked(fleet: Fleet) -> None:
+    image = [{"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64,AAAA"}]}]
+    async with fleet.router(fleet.config().replace("b: real-b", "b: {name: real-b, can: {images: true}}")) as router:
+        assert (await make(router, input=image)).headers["x-crossfade-backend"] == "b"
+        shown = id_in(await make(router))
+        refused = await make(router, input=image, previous_response_id=shown)
+        error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["param"]) == (400, "unsupported", "input")
+    assert sum(len(store.asked) for store in fleet.stores.values()) == 2
 
 
 async def test_without_a_predecessor_the_choice_is_free(fleet: Fleet) -> None:
