@@ -95,7 +95,12 @@ class Monitor:
                 model.count_unwell(now_s)
 
     def _learn(self, replica: LiveReplica, lists: tuple[bytes, ...], is_new: bool) -> None:
-        """Take what the server says of itself; one that was away may be another, so what earlier answers showed is forgotten."""
+        """Take what the server says of itself; one that was away may be another, so what earlier answers showed is forgotten.
+
+        Where a list did not come, what is known stays: a model that sees must not go blind by a probe that was late.
+        """
+        if b"" in lists:
+            return
         for model, binding in self._served_by(replica):
             said = replica.server.dialect.abilities(
                 (*lists, *replica.about), binding.plain_name, self._fleet.pass_paths

@@ -221,6 +221,21 @@ async def test_a_server_that_did_not_say_is_asked_again() -> None:
         assert "embeddings" in abilities.lacks
 
 
+async def test_a_list_that_does_not_come_takes_nothing_back() -> None:
+    entries = [{"id": "big", "type": "vlm", "state": "loaded", "loaded_context_length": 100}]
+    lists = {"/v1/models": listed("big", "small"), "/api/v0/models": answer({"data": entries})}
+    async with Upstream(says("x"), lists=lists) as a, Upstream(says("x")) as b, watched(a, b, "lmstudio") as watch:
+        abilities = watch.fleet.models["jane"].bindings["a"].abilities
+        await watch.rounds(1)
+        assert "images" not in abilities.lacks and abilities.context_tokens == 100
+        a.lists["/api/v0/models"] = answer({"error": "busy"}, "500 Oh")
+        await watch.rounds()
+        assert "images" not in abilities.lacks and abilities.context_tokens == 100
+        a.lists["/api/v0/models"] = answer({"data": [{"id": "big", "type": "llm", "state": "loaded"}]})
+        await watch.rounds()
+        assert "images" in abilities.lacks and abilities.context_tokens is None
+
+
 async def test_what_an_answer_showed_is_forgotten_where_the_server_was_away() -> None:
     async with Upstream(says("x")) as a, Upstream(says("x")) as b, watched(a, b) as watch:
         model = watch.fleet.models["jane"]
