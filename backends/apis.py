@@ -15,6 +15,7 @@ import msgspec
 from backends.errors import Failed, ProtocolBroken, RouteMissing
 from backends.faults import MALFORMED, fault_of_error
 from backends.items import shown_items
+from backends.usage import Usage
 
 Fields = dict[str, msgspec.Raw]
 
@@ -28,7 +29,7 @@ class Shown(msgspec.Struct, gc=False):
 
     `mark` makes of a response's id the one that leads back to its owner; `previous_id` is the one that the client itself sent.
     `made_id` is for answers that nobody can ask for again. `created_s` is in seconds since 1970, for engines that don't say it.
-    `said`: the model that the backend has named, None before it has.
+    `said`: the model that the backend has named, `usage`: the tokens that it has counted; None before it has.
     """
 
     model: str
@@ -37,6 +38,7 @@ class Shown(msgspec.Struct, gc=False):
     created_s: int
     previous_id: str | None = None
     said: str | None = None
+    usage: Usage | None = None
 
 
 def is_there(value: msgspec.Raw | None) -> bool:
@@ -139,6 +141,12 @@ class _ResponseUsage(msgspec.Struct):
         self.input_tokens_details = self.input_tokens_details or _CachedTokens()
         self.output_tokens_details = self.output_tokens_details or _ReasoningTokens()
 
+    def counted(self) -> Usage:
+        """The same in the words that hold for every API."""
+        cached = self.input_tokens_details.cached_tokens if self.input_tokens_details else 0
+        reasoning = self.output_tokens_details.reasoning_tokens if self.output_tokens_details else 0
+        return Usage(self.input_tokens, self.output_tokens, cached, reasoning, self.total_tokens)
+
 
 _RESPONSE_USAGE = msgspec.json.Decoder(_ResponseUsage)
 
@@ -158,7 +166,7 @@ def shown_response(fields: Fields, shown: Shown) -> Fields:
     previous = text_of(fields.get("previous_response_id"))
     shows["previous_response_id"] = _json(shown.previous_id or (shown.mark(previous) if previous else None))
     shows["output"] = _shown_output(shows["output"])
-    shows["usage"] = _recounted(_RESPONSE_USAGE, fields.get("usage"))
+    shows["usage"] = _recounted(_RESPONSE_USAGE, fields.get("usage"), shown)
     return shows
 
 
@@ -218,6 +226,11 @@ class MessageUsage(msgspec.Struct):
     cache_read_input_tokens: int = 0
     output_tokens: int = 0
 
+    def counted(self) -> Usage:
+        """The same in the words that hold for every API: here what came from a cache is no part of `input_tokens`."""
+        prompt = self.input_tokens + self.cache_creation_input_tokens + self.cache_read_input_tokens
+        return Usage(prompt, self.output_tokens, self.cache_read_input_tokens, 0, prompt + self.output_tokens)
+
 
 _MESSAGE_USAGE = msgspec.json.Decoder(MessageUsage)
 
@@ -235,7 +248,7 @@ def shown_message(fields: Fields, shown: Shown) -> Fields:
         "content": fields.get("content", msgspec.Raw(b"[]")),
         "stop_reason": fields.get("stop_reason", _NULL),
         "stop_sequence": fields.get("stop_sequence", _NULL),
-        "usage": _recounted(_MESSAGE_USAGE, fields.get("usage")),
+        "usage": _recounted(_MESSAGE_USAGE, fields.get("usage"), shown),
     }
 
 
@@ -290,12 +303,16 @@ def _is_number(value: msgspec.Raw | None) -> bool:
 
 
 def _recounted(
-    decoder: msgspec.json.Decoder[_ResponseUsage] | msgspec.json.Decoder[MessageUsage], value: msgspec.Raw | None
+    decoder: msgspec.json.Decoder[_ResponseUsage] | msgspec.json.Decoder[MessageUsage],
+    value: msgspec.Raw | None,
+    shown: Shown,
 ) -> msgspec.Raw:
-    """Usage with all of its numbers and no others; null where there is none."""
-    if not is_there(value):
+    """Usage with all of its numbers and no others; null where there is none: no answer is lost for its count."""
+    if value is None or not is_there(value):
         return _NULL
     try:
-        return msgspec.Raw(msgspec.json.encode(decoder.decode(value)))  # type: ignore[arg-type]
-    except MALFORMED as exc:
-        raise ProtocolBroken(f"the answer's usage is not that of its API: {exc}") from exc
+        usage = decoder.decode(value)
+    except MALFORMED:
+        return _NULL
+    shown.usage = usage.counted()
+    return msgspec.Raw(msgspec.json.encode(usage))

@@ -21,7 +21,7 @@ from abc import ABC, abstractmethod
 
 import msgspec
 
-from backends.apis import Fields, Shown, fields_of, is_there, shown_message, shown_response, text_of
+from backends.apis import Fields, MessageUsage, Shown, fields_of, is_there, shown_message, shown_response, text_of
 from backends.errors import Failed, ProtocolBroken
 from backends.faults import MALFORMED, fault_of_error
 from backends.items import shown_item, shown_part
@@ -115,6 +115,8 @@ _ITEM = msgspec.json.Decoder(_Item)
 _ENDS = frozenset({"response.completed", "response.incomplete"})
 _GIVEN_UP = frozenset({"failed", "cancelled"})  # vLLM completes a response that its engine gave up as `cancelled`
 # Where engines that number nothing have one part only, and the API's events say which.
+_WITH_LOGPROBS = frozenset({"response.output_text.delta", "response.output_text.done"})
+_EMPTY = msgspec.Raw(b"[]")
 _OF_A_PART = ("response.output_text.", "response.content_part.", "response.reasoning_text.", "response.refusal.")
 
 
@@ -185,6 +187,8 @@ class ResponseStream(TypedStream):
             said.output_index = self._items.get(said.item_id, max(0, len(self._items) - 1))
             if said.content_index is None and kind.startswith(_OF_A_PART):
                 said.content_index = 0
+        if said.logprobs is _NO_VALUE and kind in _WITH_LOGPROBS:
+            said.logprobs = _EMPTY
 
 
 def _failure(fields: Fields) -> Exception:
@@ -226,23 +230,35 @@ class _EndUsage(msgspec.Struct, gc=False):
     cache_read_input_tokens: int | None = None
     output_tokens: int = 0
 
+    def whole(self, begun: MessageUsage) -> MessageUsage:
+        """With what was said at the beginning, where it is not said again: engines differ in that."""
+        return MessageUsage(
+            begun.input_tokens if self.input_tokens is None else self.input_tokens,
+            begun.cache_creation_input_tokens
+            if self.cache_creation_input_tokens is None
+            else self.cache_creation_input_tokens,
+            begun.cache_read_input_tokens if self.cache_read_input_tokens is None else self.cache_read_input_tokens,
+            self.output_tokens,
+        )
+
 
 _MESSAGE_EVENT = msgspec.json.Decoder(_MessageEvent)
 _PIECE, _BLOCK = msgspec.json.Decoder(_Piece), msgspec.json.Decoder(_Block)
 _END, _END_USAGE = msgspec.json.Decoder(_End), msgspec.json.Decoder(_EndUsage)
+_BEGUN_USAGE = msgspec.json.Decoder(MessageUsage)
 _IN_PIECES = frozenset({"text", "thinking", "redacted_thinking"})  # blocks that say nothing when they begin
 
 
 class MessageStream(TypedStream):
     """A message's events. Pings are dropped: they are no progress, and the router sends its own."""
 
-    __slots__ = ("_has_content", "_input", "_stop_reason")
+    __slots__ = ("_begun", "_has_content", "_stop_reason")
 
     def __init__(self, shown: Shown):
         super().__init__(shown)
         self._has_content = False
         self._stop_reason = ""
-        self._input = _EndUsage()
+        self._begun = MessageUsage()
 
     def _take(self, event: Event, out: list[bytes]) -> bool:
         said = _MESSAGE_EVENT.decode(event.data)
@@ -271,17 +287,14 @@ class MessageStream(TypedStream):
     def _begin(self, said: _MessageEvent) -> None:
         fields = fields_of(said.message)
         if is_there(fields.get("usage")):
-            self._input = _END_USAGE.decode(fields["usage"])
+            self._begun = _BEGUN_USAGE.decode(fields["usage"])
         said.message = msgspec.Raw(msgspec.json.encode(shown_message(fields, self._shown)))
 
     def _end(self, said: _MessageEvent) -> None:
-        """Which tokens were read stands at the beginning; engines differ in whether they repeat it at the end."""
         end = _END.decode(said.delta or b"{}")
         self._stop_reason = end.stop_reason or self._stop_reason
-        usage = _END_USAGE.decode(said.usage) if is_there(said.usage) else _EndUsage()
-        for name in ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"):
-            if getattr(usage, name) is None:
-                setattr(usage, name, getattr(self._input, name) or 0)
+        usage = (_END_USAGE.decode(said.usage) if is_there(said.usage) else _EndUsage()).whole(self._begun)
+        self._shown.usage = usage.counted()
         said.delta = msgspec.Raw(msgspec.json.encode(end))
         said.usage = msgspec.Raw(msgspec.json.encode(usage))
 

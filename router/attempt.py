@@ -244,6 +244,7 @@ class Attempt:
         if not self.call.facts.stream:
             body = await read_typed(reply, self.call.form, shown)
             self._hear(shown)
+            self._count(shown)
             self._first_content(replica, started_s)
             return self._whole(200, _JSON, body)
         relay = TypedRelay(reply, self.client, stream_of(self.call.form, shown), self._stream_limits(started_s))
@@ -254,7 +255,13 @@ class Attempt:
         self._first_content(replica, started_s)
         self.client.begin(200, self._headers(_EVENTS))
         await relay.to_the_end()
+        self._count(shown)
         return b""
+
+    def _count(self, shown: Shown) -> None:
+        """A response that is shown again has been counted when it was made."""
+        if not isinstance(self.call.body, NoBody):
+            self.canonical.answer.usage = shown.usage
 
     def _shown(self, replica: LiveReplica) -> Shown:
         call, binding = self.call, self.binding

@@ -9,6 +9,7 @@ import pytest
 
 from backends.apis import Shown, read_whole
 from backends.errors import BackendError, Failed, NotServed, ProtocolBroken, Refused, RouteMissing
+from backends.usage import Usage
 from tests.backends.captured import captured
 
 
@@ -38,7 +39,6 @@ NONE: list[tuple[str, str, bytes | dict[str, Any], type[BackendError]]] = [
     ("vLLM's abort", "responses", {**RESPONSE, "status": "cancelled"}, Failed),
     ("a status that nobody knows", "responses", {**RESPONSE, "status": "\n"}, Failed),
     ("output that is none", "responses", {**RESPONSE, "output": ["x"]}, ProtocolBroken),
-    ("usage that is none", "responses", {**RESPONSE, "usage": {"input_tokens": "x"}}, ProtocolBroken),
     ("a chat completion for a message", "messages", {"choices": []}, ProtocolBroken),
     ("vLLM's abort of a message", "messages", {**MESSAGE, "stop_reason": None}, Failed),
     ("no count", "count_tokens", {}, ProtocolBroken),
@@ -73,6 +73,7 @@ def test_what_an_engine_leaves_out_stands_there_all_the_same() -> None:
     usage = read("responses", {**RESPONSE, "usage": {"input_tokens": 3, "input_tokens_details": None}})["usage"]
     assert usage["input_tokens_details"] == {"cached_tokens": 0}
     assert usage["output_tokens_details"] == {"reasoning_tokens": 0}
+    assert read("responses", {**RESPONSE, "usage": {"input_tokens": "x"}})["usage"] is None
     assert read("messages", MESSAGE)["stop_sequence"] is None
 
 
@@ -121,3 +122,20 @@ ITEMS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 def test_an_item_has_its_kinds_keys_in_one_order(item: dict[str, Any], expected: dict[str, Any]) -> None:
     (shows,) = read("responses", {**RESPONSE, "output": [item]})["output"]
     assert json.dumps(shows) == json.dumps(expected)
+
+
+USAGE: list[tuple[str, dict[str, Any], Usage]] = [
+    ("responses", {"input_tokens": 9, "input_tokens_details": {"cached_tokens": 4}, "output_tokens": 3, "total_tokens": 12,
+                   "output_tokens_details": {"reasoning_tokens": 2}}, Usage(9, 3, 4, 2, 12)),
+    ("messages", {"input_tokens": 1, "cache_read_input_tokens": 36, "output_tokens": 3}, Usage(37, 3, 36, 0, 40)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "usage", "counted"), USAGE, ids=[row[0] for row in USAGE])
+def test_the_tokens_of_an_answer_are_counted_as_those_of_a_chat(
+    form: str, usage: dict[str, Any], counted: Usage
+) -> None:
+    heard = shown()
+    whole = RESPONSE if form == "responses" else MESSAGE
+    read_whole(form, json.dumps({**whole, "usage": usage}).encode(), heard)
+    assert heard.usage == counted

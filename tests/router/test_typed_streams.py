@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import pytest
@@ -74,6 +75,8 @@ def text_of(path: str, events: list[tuple[str, dict[str, Any]]]) -> str:
 async def test_a_stream_comes_as_it_was_said_under_the_public_name(path: str) -> None:
     async with Upstream(sends(*whole(path))) as a, running(config_for({"a": a.url})) as router:
         events, response = await ask(router, path)
+        metrics = (await router.client.get("/metrics")).text
+    assert re.search(r'crossfade_tokens_total{.*"completion".*} 20', metrics)
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert text_of(path, events) == "User says hi. Reply briefly.Hello there!"
     assert events[-1][0] == LAST[path]
