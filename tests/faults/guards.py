@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 RUN_S = 180.0
 TABLE = "tests/faults/test_table.py"
+CAPABLE = "tests/policies/test_choose_capabilities.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,23 @@ GUARDS = [
           "tests/router/test_edge.py"),
     guard("what was refused is answered once", "router/edge.py",
           ("running.response_started = running.response_complete = True", "running.response_complete = True"), "tests/fuzz/test_fuzz.py"),
+    # Who can answer
+    guard("capable: a backend that lacks what is needed is never asked", "policies/choose.py",
+          ("if view.lacks and (lacking := _lacking(facts, view.lacks)):", "if lacking := ():"), CAPABLE),
+    guard("capable: a call that needs something is never plain", "policies/choose.py",
+          ("(not facts.needs or facts.needs.isdisjoint(self.lacked))", "True"), CAPABLE),
+    guard("capable: a context that is too small is seen by the short way too", "policies/choose.py",
+          ("facts.prompt_bytes <= self.safe_bytes", "True"), CAPABLE),
+    guard("capable: who may have it and is down is no reason to say never", "router/dispatch.py",
+          ("if facts.pin or is_offered_by_none(choice):", "if True:"), "tests/router/test_capable_choice.py"),
+    guard("capable: a missing API costs no health", "policies/outcome.py",
+          ("OutcomeKind.ROUTE_MISSING: (True, False)", "OutcomeKind.ROUTE_MISSING: (True, True)"), "tests/policies/test_outcome.py"),
+    guard("capable: a server without chat is the wrong server", "router/outcomes.py",
+          ('if type(error) is errors.RouteMissing and kind == "chat":', "if False:"), "tests/router/test_capable_choice.py"),
+    guard("capable: a list that does not come takes nothing back", "router/monitor.py",
+          ("        if b\"\" in lists:\n", "        if False:\n"), "tests/router/test_monitor.py"),
+    guard("capable: the holder of a response is asked for nothing that it lacks", "router/owners.py",
+          ("if lacking := tuple(sorted(needs & lacks)):", "if lacking := ():"), "tests/router/test_held.py"),
 ]  # fmt: skip
 
 
