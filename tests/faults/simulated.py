@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import selectors
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,13 +132,12 @@ class World:
     def is_next(self, port: int, *kinds: str) -> bool:
         return bool(self.deeds[port]) and self.deeds[port][0].kind in kinds
 
-    async def connect(self, protocol: asyncio.Protocol, port: int) -> None:
-        """Let a connection be made, or not."""
+    async def reach(self, port: int) -> None:
+        """Return where a connection can be made; raises, or waits for ever, where not."""
         if self.is_next(port, "refuse", "drop"):
             deed = self.take(port)
             await asyncio.sleep(deed.after_s if deed.kind == "refuse" else 1e6)
             raise ConnectionRefusedError(111, "Connection refused")
-        joined(protocol, _Server(self, port))
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -147,15 +147,26 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._clock = _Clock()
+        self._reached: dict[socket.socket, int] = {}
         super().__init__(self._clock)
 
     def time(self) -> float:
         return self._clock.now_s
 
-    async def create_connection(self, factory: Any, host: Any = None, port: Any = None, **_: Any) -> Any:  # type: ignore[override]
-        """A connection to a port of the world."""
+    async def getaddrinfo(self, host: Any, port: Any, **_: Any) -> Any:
+        """Every name is known, and has one address."""
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))]
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        """Reach a port of the world; the socket itself stays as it is, and only stands for it."""
+        await self.world.reach(address[1])
+        self._reached[sock] = address[1]
+
+    async def create_connection(self, factory: Any, *, sock: socket.socket, **_: Any) -> Any:  # type: ignore[override]
+        """A connection to the port of the world that was reached."""
+        sock.close()
         protocol = factory()
-        await self.world.connect(protocol, port)
+        joined(protocol, _Server(self.world, self._reached.pop(sock)))
         return protocol.transport, protocol
 
 
