@@ -240,6 +240,7 @@ VALUES = st.recursive(
 TOUCHED = {name: {name} for name in (*NAMES, "stream_options")} | {
     "tool_choice": {"tool_choice", "tools"},
     "max_completion_tokens": {"max_completion_tokens", "max_tokens"},
+    "max_tokens": {"max_completion_tokens", "max_tokens"},
     "repetition_penalty": {"repetition_penalty", "repeat_penalty"},
     "repeat_penalty": {"repetition_penalty", "repeat_penalty"},
 }
