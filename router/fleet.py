@@ -165,8 +165,8 @@ class Binding:
     """A model on a backend: the name it has there, as a JSON string, how that is undone in answers, and how long things may take.
 
     `same_model`, `continues`: whether, and how, a stream that broke elsewhere may be resumed here. `is_same(asked, said)`: whether the
-    model that an answer names is the one asked for, None where that is not to be known. `abilities`: what calls of the model can have here. `translations`: by kind of call, how one is put
-    to this backend; other kinds are sent as they are.
+    model that an answer names is the one asked for, None where that is not to be known. `abilities`: what calls of the model can have
+    here. `translations`: by kind of call, how one is put to this backend; other kinds are sent as they are.
     """
 
     backend: LiveBackend
