@@ -52,6 +52,8 @@ VLLM: Mapping[str, Packets] = {
     "tools stream": packets("vllm-0.33-gpt-oss/tool2_stream"),
     "too hot": packets("vllm-0.33-gpt-oss/err_temp3"),
     "embeddings": _embeddings(VLLM_MODEL),
+    "responses": packets("vllm-0.33-gpt-oss/responses"),
+    "responses stream": packets("vllm-0.33-gpt-oss/responses_stream"),
 }
 LMSTUDIO_MODEL = lmstudio.MODEL
 LMSTUDIO: Mapping[str, Packets] = {

@@ -99,6 +99,19 @@ async def _turn(client: AsyncOpenAI, asked: dict[str, Any], messages: list[Any])
         return (await events.get_final_completion()).choices[0].message
 
 
+async def _responses(client: AsyncOpenAI, asked: dict[str, Any]) -> dict[str, Any]:
+    first = await client.responses.create(model="jane", user=asked["user"], input="hi")
+    saw: dict[str, Any] = {"text": [first.output_text], "ids": [first.id]}
+    stream = client.responses.stream(model="jane", user=asked["user"], input="and then?", previous_response_id=first.id)
+    try:
+        async with stream as events:
+            async for event in events:
+                saw["text"] += [event.delta] if event.type == "response.output_text.delta" else []
+    except openai.APIError as exc:
+        saw["thrown"] = _described(exc)
+    return saw
+
+
 async def _abort(client: AsyncOpenAI, asked: dict[str, Any]) -> dict[str, Any]:
     async with await client.chat.completions.create(**_body(asked, stream=True)) as chunks:
         async for chunk in chunks:
@@ -111,5 +124,6 @@ _CALLS: dict[str, Callable[[AsyncOpenAI, dict[str, Any]], Coroutine[Any, Any, di
     "whole": _whole,
     "stream": _stream,
     "tools": _tools,
+    "responses": _responses,
     "abort": _abort,
 }

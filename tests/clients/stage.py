@@ -96,6 +96,16 @@ class Unfinished:
             await self.left.wait()
 
 
+def cut_off_after(*pieces: bytes) -> Script:
+    """A backend that writes these packets and closes. All of them arrive, where a reset overtakes what was not read yet."""
+
+    async def script(_request: Received, connection: Connection) -> None:
+        await connection.write(*pieces)
+        connection.writer.close()
+
+    return script
+
+
 def dies_between_turns(backend: str) -> Script:
     """A backend that asks for its tools and is gone when their results come."""
     as_captured = answers(CAPTURED[backend])

@@ -18,7 +18,7 @@ import pytest_asyncio
 from tests.clients import lmstudio
 from tests.clients.captured import BACKENDS, REASONS, SAYS, is_second_turn, packets
 from tests.clients.node import serving
-from tests.clients.stage import MIDDLE, Stage, Unfinished, dies_between_turns, on_stage
+from tests.clients.stage import MIDDLE, Stage, Unfinished, cut_off_after, dies_between_turns, on_stage
 from tests.upstream import Received, chunked, event, hangs_up_after, sends
 
 pytestmark = [
@@ -155,7 +155,7 @@ async def test_half_a_tool_call_before_any_text_is_held_and_the_other_backend_is
 async def test_an_answer_that_cannot_be_finished_ends_with_an_error_and_half_its_tool_call_is_never_run(
     running_jane: httpx.AsyncClient, stage: Stage
 ) -> None:
-    stage.backends["vllm"].script = hangs_up_after(*MIDDLE, chunked(CUT))
+    stage.backends["vllm"].script = cut_off_after(*MIDDLE, chunked(CUT))
     events = await ask_streaming(running_jane, stage.callers["vllm"], tools=True)
     assert joined(events, "text") == "one two " and "error" in events[-1]
     assert not any("tool" in one for one in events)

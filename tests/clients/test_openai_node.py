@@ -10,7 +10,7 @@ import pytest
 
 from tests.clients.captured import BACKENDS, PIECES, REASONS, SAYS, VECTOR, VLLM_MODEL
 from tests.clients.node import report_of
-from tests.clients.stage import MIDDLE, Stage, Unfinished, on_stage
+from tests.clients.stage import MIDDLE, Stage, Unfinished, cut_off_after, on_stage
 from tests.upstream import (
     answer,
     chunked,
@@ -131,7 +131,7 @@ async def test_a_stream_that_breaks_in_a_tool_call_is_thrown_and_not_taken_for_a
     sdks: Path, stage: Stage
 ) -> None:
     begun = event({"tool_calls": [{"index": 0, "id": "1", "function": {"name": "get_time", "arguments": '{"tz'}}]})
-    stage.backends["vllm"].script = hangs_up_after(*MIDDLE, chunked(begun))
+    stage.backends["vllm"].script = cut_off_after(*MIDDLE, chunked(begun))
     found = await report(sdks, stage, "tools streamed")
     assert found["requests"] == 1
     assert "thrown" in found["saw"], "a cut tool call must not look complete"

@@ -14,7 +14,7 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 
 from tests.clients.captured import BACKENDS, REASONS, SAYS, VECTOR, is_second_turn
-from tests.clients.stage import MIDDLE, Stage, Unfinished
+from tests.clients.stage import MIDDLE, Stage, Unfinished, cut_off_after
 from tests.upstream import answer, chunked, event, hangs_up_after, sends
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -210,7 +210,7 @@ async def test_a_stream_that_breaks_in_a_tool_call_is_raised_and_not_taken_for_a
     client: AsyncOpenAI, stage: Stage
 ) -> None:
     begun = event({"tool_calls": [{"index": 0, "id": "1", "function": {"name": "get_time", "arguments": '{"tz'}}]})
-    stage.backends["vllm"].script = hangs_up_after(*MIDDLE, chunked(begun))
+    stage.backends["vllm"].script = cut_off_after(*MIDDLE, chunked(begun))
     user = stage.callers["vllm"]
     with pytest.raises(openai.APIError):
         async for _ in await client.chat.completions.create(

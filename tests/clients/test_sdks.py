@@ -10,7 +10,7 @@ import pytest
 from tests.clients import lmstudio
 from tests.clients.captured import BACKENDS, PIECES, REASONS, SAYS, TOTAL_TOKENS, is_second_turn, packets
 from tests.clients.players import SDKS, Players
-from tests.clients.stage import MIDDLE, Stage, Unfinished, dies_between_turns
+from tests.clients.stage import MIDDLE, Stage, Unfinished, cut_off_after, dies_between_turns
 from tests.upstream import END, Script, answer, chunked, event, hangs_up_after, sends
 
 pytestmark = [
@@ -186,7 +186,7 @@ async def test_a_stream_that_ends_in_another_way_is_whole_all_the_same(
 BREAKS: Mapping[str, tuple[str, Script]] = {
     "an error event of vLLM": ("vllm", sends(*packets("vllm-0.33-gpt-oss/fail_dead_stream"))),
     "an abort of vLLM": ("vllm", sends(*MIDDLE, chunked(event({}, "abort")), END)),
-    "a cut connection": ("vllm", hangs_up_after(*MIDDLE)),
+    "a cut connection": ("vllm", cut_off_after(*MIDDLE)),
     "an end without a finish": ("vllm", sends(*MIDDLE, END)),
     "a [DONE] without a finish": ("vllm", sends(*MIDDLE, DONE, END)),
     "an error event of LM Studio": (
@@ -237,7 +237,7 @@ async def test_half_a_tool_call_before_any_text_is_held_and_the_other_backend_is
 async def test_a_tool_call_that_is_cut_in_the_middle_is_thrown_and_nothing_goes_on_from_it(
     players: Players, stage: Stage, sdk: str
 ) -> None:
-    stage.backends["vllm"].script = hangs_up_after(*MIDDLE, chunked(CUT))
+    stage.backends["vllm"].script = cut_off_after(*MIDDLE, chunked(CUT))
     saw = await players[sdk].play("tools", **call(stage, streams=True))
     assert saw["requests"] == 1 and "tools" not in saw, "a second turn would bring what the tool said to half a call"
     assert saw["thrown"]["message"]
@@ -246,7 +246,7 @@ async def test_a_tool_call_that_is_cut_in_the_middle_is_thrown_and_nothing_goes_
 async def test_the_ai_sdk_runs_no_half_tool_call_but_goes_on_unless_an_error_stops_it(
     players: Players, stage: Stage
 ) -> None:
-    stage.backends["vllm"].script = hangs_up_after(*MIDDLE, chunked(CUT))
+    stage.backends["vllm"].script = cut_off_after(*MIDDLE, chunked(CUT))
     saw = await players["ai"].play("tools", **call(stage, streams=True, goesOn=True))
     assert saw["requests"] == 2 and saw["thrown"]["code"] == "stream_broken"
     _, second = stage.received["vllm"]

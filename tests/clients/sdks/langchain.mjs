@@ -4,7 +4,7 @@ import { tool } from '@langchain/core/tools';
 import { ChatOpenAI } from '@langchain/openai';
 import { z } from 'zod';
 
-const chat = ({ baseURL, apiKey = 'none', fetch, usage, model, user, maxRetries, temperature, maxTokens, raw }) =>
+const chat = ({ baseURL, apiKey = 'none', fetch, usage, model, user, maxRetries, temperature, maxTokens, raw, useResponsesApi }) =>
   new ChatOpenAI({
     model,
     user,
@@ -15,6 +15,7 @@ const chat = ({ baseURL, apiKey = 'none', fetch, usage, model, user, maxRetries,
     temperature,
     maxTokens,
     __includeRawResponse: raw,
+    useResponsesApi,
   });
 
 const look = (name, key, value) =>
@@ -62,6 +63,20 @@ export const calls = {
     const results = await Promise.all(first.tool_calls.map((call) => byName[call.name].invoke(call)));
     const second = await turn(bound, [...messages, first, ...results], asked.streams);
     return { text: [second.content], tools: first.tool_calls.map(({ id, name, args }) => ({ id, name, input: args })) };
+  },
+  /** A response, and one more that goes on from it. */
+  async responses(asked) {
+    const model = chat({ ...asked, useResponsesApi: true });
+    const first = await model.invoke('hi');
+    const id = first.response_metadata.id;
+    const text = [first.text];
+    try {
+      const stream = await model.stream('and then?', { previous_response_id: id });
+      for await (const chunk of stream) if (chunk.text) text.push(chunk.text);
+    } catch (error) {
+      return { text, ids: [id], thrown: described(error) };
+    }
+    return { text, ids: [id] };
   },
   async abort(asked) {
     const left = new AbortController();

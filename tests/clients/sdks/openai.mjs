@@ -67,6 +67,22 @@ export const calls = {
     const called = runner.messages.flatMap((message) => message.tool_calls ?? []);
     return { text, tools: called.map(({ id, function: f }) => ({ id, name: f.name, input: JSON.parse(f.arguments) })) };
   },
+  /** A response, and one more that goes on from it. */
+  async responses(asked) {
+    const { model, user } = asked;
+    const { responses } = client(asked);
+    const first = await responses.create({ model, user, input: 'hi' });
+    const text = [first.output_text];
+    const next = { model, user, input: 'and then?', previous_response_id: first.id, stream: true };
+    try {
+      for await (const { type, delta } of await responses.create(next)) {
+        if (type === 'response.output_text.delta') text.push(delta);
+      }
+    } catch (error) {
+      return { text, ids: [first.id], thrown: described(error) };
+    }
+    return { text, ids: [first.id] };
+  },
   async abort(asked) {
     const stream = await client(asked).chat.completions.create(body(asked, { stream: true }));
     const text = [];
