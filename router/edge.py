@@ -299,8 +299,10 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._fault is not None:
             raise ValueError(self._fault.message)
         self._host = headers.get(b"host", self._host)
-        if [name for name, _ in self.headers].count(b"authorization") > 1:
-            del headers[b"authorization"]  # whoever stands in front may have judged any of them, so none counts
+        names = [name for name, _ in self.headers]
+        for key in (b"authorization", b"x-api-key"):
+            if names.count(key) > 1:
+                del headers[key]  # whoever stands in front may have judged any of them, so none counts
 
     def _refuse(self, fault: Fault) -> None:
         """Answer what never became a whole request, but never into the middle of a running call's answer: then only close."""

@@ -174,7 +174,8 @@ class CallEndpoint(BackendEndpoint):
         model = self.fleet.models.get(read.model)
         if model is None:
             raise CallFailed(unknown_model(read.model))
-        if held is not None and held.backend not in model.bindings:
+        pin = self.admission.pin(headers, model.bindings)
+        if held is not None and (held.backend not in model.bindings or pin not in (None, held.backend)):
             raise CallFailed(not_found(held.shown, "previous_response_id"))
         facts = CallFacts(
             model=read.model,
@@ -185,7 +186,7 @@ class CallEndpoint(BackendEndpoint):
             prompt_bytes=read.size_bytes,
             user=read.user,
             messages=read.messages,
-            pin=self.admission.pin(headers, model.bindings),
+            pin=pin,
             needs=needs_of(self.kind, read),
             path=self.path if self.kind == "pass" else "",
         )

@@ -35,7 +35,10 @@ from router.record import Recorder
 
 MODELS, RESPONSES = "/v1/models", "/v1/responses"
 _JSON = b"application/json"
-_MODEL = re.compile(rb"/v1/models/([A-Za-z0-9._~:@+/%-]{1,300})")
+# No part begins with a dot, as it is or encoded: a name is no way to another path.
+_MODEL = re.compile(
+    rb"/v1/models/(?=.{1,300}$)([A-Za-z0-9_][A-Za-z0-9._~:@+%-]*+(?:/[A-Za-z0-9_][A-Za-z0-9._~:@+%-]*+)*+)"
+)
 _RESPONSE = re.compile(rb"/v1/responses/([A-Za-z0-9_-]{1,200})(/cancel|/input_items)?")
 # Of a query: what the API's own parameters can hold, and nothing that would make two readers see two paths.
 _QUERY = re.compile(rb"[A-Za-z0-9._~:@+=&,%[\]-]{0,1000}")
@@ -120,10 +123,14 @@ class ModelsEndpoint:
         headers = turn.headers
         answering = Answering(Client(turn), request_id_of(headers, self.fleet.rng), self.fleet.revision)
         try:
+            path = scope["raw_path"]
+            named = _MODEL.fullmatch(path)
+            if named is None and path != MODELS.encode():
+                raise CallFailed(NOTHING)
             if scope["method"] not in ("GET", "HEAD"):
                 raise CallFailed(wrong_method("GET"))
             self.admission.check_key(headers, scope["client"])
-            body = msgspec.json.encode(self._shown(scope["raw_path"]))
+            body = msgspec.json.encode(self._listed() if named is None else self._shown(named[1]))
             lines = [(b"content-type", _JSON), *plain_headers(answering.request_id, self.fleet.revision)]
             await answering.client.answer(200, lines, body)
         except CallFailed as failed:
@@ -131,13 +138,11 @@ class ModelsEndpoint:
         finally:
             answering.client.leave()
 
-    def _shown(self, path: bytes) -> dict[str, object]:
-        if path == MODELS.encode():
-            return {"object": "list", "data": [_entry(name) for name in self.fleet.models]}
-        named = _MODEL.fullmatch(path)
-        if named is None:
-            raise CallFailed(NOTHING)
-        name = unquote(named[1].decode(), errors="replace")
+    def _listed(self) -> dict[str, object]:
+        return {"object": "list", "data": [_entry(name) for name in self.fleet.models]}
+
+    def _shown(self, sent: bytes) -> dict[str, object]:
+        name = unquote(sent.decode(), errors="replace")
         if name not in self.fleet.models:
             raise CallFailed(unknown_model(name))
         return _entry(name)

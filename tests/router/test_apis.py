@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from tests.backends.captured import captured
+from tests.rawclient import connected, request
 from tests.running import Router, config_for, running
 from tests.upstream import Upstream, answer, sends
 
@@ -164,6 +166,14 @@ async def test_the_key_of_anthropics_sdks_opens_their_paths_alone_and_stays_here
     assert all(b"right" not in str(each).encode() for each in a.received)
 
 
+@pytest.mark.parametrize("keys", [["right", "wrong"], ["wrong", "right"], ["right", "right"]], ids=" ".join)
+async def test_of_two_keys_none_counts(keys: list[str]) -> None:
+    async with running(config_for({"a": "http://127.0.0.1:1"}), KEYS_ENV) as router, connected(router.port) as client:
+        body = json.dumps({"model": "jane", **ASKED["/v1/messages"]}).encode()
+        await client.send(request(body, *(f"x-api-key: {key}" for key in keys), line="POST /v1/messages HTTP/1.1"))
+        assert (await client.answer()).status == 401
+
+
 # -- models --------------------------------------------------------------------------------------------
 
 
@@ -180,7 +190,9 @@ async def test_a_model_is_shown_by_its_name(path: str) -> None:
 
 @pytest.mark.parametrize(
     ("path", "code"),
-    [("/v1/models/who", "model_not_found"), ("/v1/models/", "not_found"), ("/v1/models/%ff", "model_not_found"),
+    [("/v1/models/who", "model_not_found"), ("/v1/models/", "not_found"), ("/v1/models/%ff", "not_found"),
+     ("/v1/models/x%ff", "model_not_found"),
+     ("/v1/models/%2e%2e/jane", "not_found"), ("/v1/models/jane/%2E./x", "not_found"), ("/v1/models//jane", "not_found"),
      ("/v1/models/jane/x", "model_not_found"), ("/v1/models/real-a", "model_not_found"), ("/v1/modelsjane", "not_found")],
 )  # fmt: skip
 async def test_nothing_else_is_shown_as_a_model(path: str, code: str) -> None:

@@ -306,6 +306,18 @@ async def test_another_model_on_the_same_backend_may_go_on(fleet: Fleet) -> None
         assert (await router.client.get(f"/v1/responses/{id_in(response)}")).json()["model"] == "mary"
 
 
+async def test_who_asks_for_another_backend_by_name_is_not_answered_by_the_owner(fleet: Fleet) -> None:
+    server = "server: {clients: [{key_env: TESTERS, may_pin: true}]}"
+    fleet.env |= {"TESTERS": "t"}
+    async with fleet.router(fleet.config("{b: 1.0}").replace("server: {keys_env: null}", server)) as router:
+        router.client.headers["authorization"] = "Bearer t"
+        shown = id_in(await make(router))
+        for name, status in (("a", 404), ("b", 200)):
+            router.client.headers["x-crossfade-backend"] = name
+            assert (await make(router, previous_response_id=shown)).status_code == status
+            assert (await router.client.get(f"/v1/responses/{shown}")).status_code == status
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
