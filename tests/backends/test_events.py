@@ -123,6 +123,8 @@ LIMITED = {"error": {"message": "x", "code": "rate_limit_exceeded"}}
 OVERLOADED = {"type": "overloaded_error", "message": "busy"}
 FAULTS: list[tuple[str, str, list[Event], type[BackendError]]] = [
     ("an error event", "responses", [Event(b"error", b'{"error":{"message":"x"}}')], Failed),
+    ("an error event that says little", "responses", [Event(b"error", b'{"message":"x"}')], ProtocolBroken),
+    ("an error event that says little of a message", "messages", [Event(b"error", b"{}")], ProtocolBroken),
     ("OpenAI's error event", "responses", [event("error", code="server_error", message="x")], Failed),
     ("an error without its name", "responses", [Event(b"", b'{"error":{"message":"x","code":503}}')], Refused),
     ("Anthropic's error event", "messages", [event("error", error=OVERLOADED)], Refused),

@@ -17,6 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 RUN_S = 180.0
 TABLE = "tests/faults/test_table.py"
+HELD = "tests/router/test_held.py"
+TYPED = "tests/router/test_typed_streams.py"
+WHOLE = "tests/backends/test_apis.py"
 CAPABLE = "tests/policies/test_choose_capabilities.py"
 
 
@@ -34,6 +37,8 @@ class Guard:
 def guard(name: str, file: str, change: tuple[str, str], *tests: str) -> Guard:
     return Guard(name, file, *change, tests)
 
+
+_RAISES_IT = "if isinstance(error, RouteMissing):\n            return error\n        if False:"
 
 GUARDS = [
     # One deadline, one budget
@@ -136,6 +141,33 @@ GUARDS = [
           ("        if b\"\" in lists:\n", "        if False:\n"), "tests/router/test_monitor.py"),
     guard("capable: the holder of a response is asked for nothing that it lacks", "router/owners.py",
           ("if lacking := tuple(sorted(needs & lacks)):", "if lacking := ():"), "tests/router/test_held.py"),
+    # Other APIs
+    guard("a response that failed is no answer", "backends/apis.py", ("if status not in _ALIVE:", "if False:"), WHOLE),
+    guard("an aborted message is none", "backends/apis.py", ('if not is_there(fields.get("stop_reason")):', "if False:"), WHOLE),
+    guard("an error event with a name is an error", "backends/events.py",
+          ('if event.type == b"error":', "if False:"), "tests/backends/test_events.py", TYPED),
+    guard("a response that its engine gave up is not whole", "backends/events.py",
+          ("if has_failed and not self._is_held:", "if False:"), "tests/backends/test_events.py"),
+    guard("an event's name stands in one line", "backends/events.py",
+          ("if not _NAME.fullmatch(name):", "if not name:"), "tests/backends/test_events.py"),
+    guard("a stream without its API's last event is not whole", "router/typed.py",
+          ('raise StreamBroken("the stream ended without its last event")', "pass"), TYPED),
+    guard("what never has content is left", "router/typed.py",
+          ("if not (self.has_content or self._stream.is_whole):", "if False:"), TYPED),
+    guard("only the owner is asked about a response", "router/dispatch.py",
+          ("if held is None:", "if True:"), HELD),
+    guard("only the replica that holds a response is asked", "router/attempt.py",
+          ("among = None if self.call.held is None else [self.call.held.replica]", "among = None"), HELD),
+    guard("a response that its owner forgot is nobody's failure", "router/owners.py",
+          ("if not (is_asked_for or says_so):", "if True:"), HELD),
+    guard("what an owner lacks is not learned of the whole API", "router/owners.py",
+          ("if is_asked_for and isinstance(error, RouteMissing):", _RAISES_IT), HELD),
+    guard("an id that was altered leads to no owner", "router/owners.py",
+          ("self._owners.get(int(mark, 16) ^ self._mask(own_id))", "next(iter(self._owners.values()))"), HELD),
+    guard("a pin and an owner do not contradict each other", "router/endpoints.py",
+          (" or pin not in (None, held.backend)", ""), HELD),
+    guard("a key of Anthropic's SDKs opens their paths alone", "router/endpoints.py",
+          ('if b"x-api-key" in headers and self.kind in ANTHROPIC:', 'if b"x-api-key" in headers:'), "tests/router/test_apis.py"),
 ]  # fmt: skip
 
 

@@ -30,6 +30,7 @@ class Store:
     name: str
     held: dict[str, dict[str, Any]] = field(default_factory=dict)
     asked: list[Received] = field(default_factory=list)
+    has_no_delete: bool = False
 
     async def __call__(self, request: Received, connection: Connection) -> None:
         self.asked.append(request)
@@ -53,6 +54,8 @@ class Store:
                 "code": 400,
             }
             await connection.write(answer({"error": error}, "400 Bad Request"))
+        elif request.method == "DELETE" and self.has_no_delete:
+            await connection.write(answer({"detail": "Method Not Allowed"}, "405 Method Not Allowed"))
         elif request.method == "DELETE":
             del self.held[own_id]
             await connection.write(answer({"id": own_id, "object": "response", "deleted": True}))
@@ -359,6 +362,16 @@ async def test_keys_are_asked_for_here_too(fleet: Fleet) -> None:
         for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/input_items")):
             response = await router.client.request(method, f"/v1/responses/resp_1{path}")
             assert response.json()["error"]["code"] == "invalid_api_key"
+
+
+async def test_what_an_owner_cannot_do_is_said_and_takes_nothing_else_from_it(fleet: Fleet) -> None:
+    async with fleet.router(fleet.config("{b: 1.0}")) as router:
+        shown = id_in(await make(router))
+        fleet.stores["b"].has_no_delete = True
+        response = await router.client.delete(f"/v1/responses/{shown}")
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "unsupported")
+        assert (await make(router, previous_response_id=shown)).headers["x-crossfade-backend"] == "b"
+        assert (await make(router)).headers["x-crossfade-backend"] == "b", "responses are not taken to be missing"
 
 
 @pytest.mark.parametrize("given", [5, [], {}])
