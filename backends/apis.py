@@ -7,6 +7,7 @@ own default, what it adds (vLLM's `kv_transfer_params`, llama.cpp's `timings`) i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -21,6 +22,7 @@ Fields = dict[str, msgspec.Raw]
 
 _OBJECT = msgspec.json.Decoder(Fields)
 _STRING = msgspec.json.Decoder(str)
+_CREATED = re.compile(rb"\d{1,15}")  # some say it with fractions of a second
 _NULL = msgspec.Raw(b"null")
 
 
@@ -160,8 +162,10 @@ def shown_response(fields: Fields, shown: Shown) -> Fields:
     given_id = text_of(fields.get("id"))
     if given_id:
         shows["id"] = _json(shown.mark(given_id))
-    if "created_at" not in fields:
-        shows["created_at"] = _json(shown.created_s)
+    created = _CREATED.match(bytes(shows["created_at"]))
+    if "created_at" in fields and created is not None:
+        shown.created_s = int(created[0])  # said once, it holds for the whole stream
+    shows["created_at"] = _json(shown.created_s)
     shows["model"] = _json(shown.model)
     previous = text_of(fields.get("previous_response_id"))
     shows["previous_response_id"] = _json(shown.previous_id or (shown.mark(previous) if previous else None))

@@ -157,13 +157,7 @@ class ResponseStream(TypedStream):
         if has_failed and not self._is_held:
             raise _failure(fields)
         self.is_whole = has_failed or kind in _ENDS
-        said.response = msgspec.Raw(msgspec.json.encode(self._shown_response(fields)))
-
-    def _shown_response(self, fields: Fields) -> Fields:
-        """An engine that says once when it made the response has said it for the whole stream."""
-        shows = shown_response(fields, self._shown)
-        self._shown.created_s = int(bytes(shows["created_at"]).partition(b".")[0])
-        return shows
+        said.response = msgspec.Raw(msgspec.json.encode(shown_response(fields, self._shown)))
 
     def _take_item(self, kind: str, said: _ResponseEvent) -> bool:
         """Items are counted as they come; one that is done says something, whether it came in pieces or not."""

@@ -139,3 +139,11 @@ def test_the_tokens_of_an_answer_are_counted_as_those_of_a_chat(
     whole = RESPONSE if form == "responses" else MESSAGE
     read_whole(form, json.dumps({**whole, "usage": usage}).encode(), heard)
     assert heard.usage == counted
+
+
+CREATED: list[tuple[object, int]] = [(5, 5), (5.75, 5), (None, 7), ("x", 7), ([], 7), (-1, 7)]
+
+
+@pytest.mark.parametrize(("said", "created_s"), CREATED, ids=[str(said) for said, _ in CREATED])
+def test_when_a_response_was_made_is_a_whole_second(said: object, created_s: int) -> None:
+    assert read("responses", {**RESPONSE, "created_at": said})["created_at"] == created_s

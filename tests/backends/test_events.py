@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from backends.apis import Shown
 from backends.errors import BackendError, Failed, ProtocolBroken, Refused
@@ -47,6 +49,12 @@ def event(kind: str, **fields: object) -> Event:
     return Event(kind.encode(), json.dumps({"type": kind, **fields}).encode())
 
 
+# Enough of the APIs' words to reach every branch.
+KINDS = ["response.created", "response.completed", "response.failed", "response.output_item.added", "response.output_item.done",
+         "response.content_part.added", "response.output_text.delta", "message_start", "content_block_start", "content_block_delta",
+         "message_delta", "message_stop", "ping", "error", ""]  # fmt: skip
+NAMED = ["response", "item", "part", "delta", "item_id", "output_index", "sequence_number", "message", "content_block", "usage", "id",
+         "type", "status", "output", "content", "error", "created_at", "model", "stop_reason", "input_tokens", "text"]  # fmt: skip
 EVERY = [(engine, form) for engine in CAPTURES for form in NAMES]
 
 
@@ -169,3 +177,26 @@ def test_a_field_of_an_engines_own_and_done_stay_away() -> None:
         ResponseStream(shown()), [event("response.output_text.delta", delta="x", timings={}), Event(b"", b"[DONE]")]
     )
     assert list(got[0][1]) == ["type", "sequence_number", "delta", "logprobs"] and len(got) == 1
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(NAMED), inner, max_size=3),
+    max_leaves=6,
+)
+OBJECTS = st.dictionaries(st.sampled_from(NAMED), VALUES, max_size=5)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    form=st.sampled_from(["responses", "messages", "held response"]),
+    kind=st.sampled_from(KINDS),
+    fields=st.builds(dict, OBJECTS, response=OBJECTS, item=OBJECTS, message=OBJECTS),
+)
+def test_whatever_an_event_holds_it_is_an_event_or_a_fault(form: str, kind: str, fields: dict[str, Any]) -> None:
+    out: list[bytes] = []
+    try:
+        stream_of(form, shown()).take(event(kind, **fields), out)
+    except BackendError:
+        return
+    assert all(json.loads(each.data) for each in SseDecoder().feed(b"".join(out)))

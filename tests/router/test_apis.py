@@ -111,6 +111,21 @@ async def test_a_backend_without_the_route_is_not_asked_for_it_again_and_nobody_
     assert second.headers["x-crossfade-backend"] == "b" and len(a.received) == 1
 
 
+CONVERSATIONS: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/responses", {"input": [{"role": "user", "content": [{"type": "input_text", "text": "hi"}]}]}),
+    ("/v1/messages", {"messages": [{"role": "user", "content": "hi"}]}),
+]
+
+
+@pytest.mark.parametrize(("path", "fields"), CONVERSATIONS, ids=[path for path, _ in CONVERSATIONS])
+async def test_a_conversation_stays_where_it_is(path: str, fields: dict[str, Any]) -> None:
+    model = "split: {a: 0.5, b: 0.5}\nstick_by: [conversation]"
+    body = answer(body_of("vllm", path))
+    async with Upstream(sends(body)) as a, Upstream(sends(body)) as b, running(config_for({"a": a.url, "b": b.url}, model)) as router:
+        backends = {(await ask(router, path, **fields)).headers["x-crossfade-backend"] for _ in range(12)}
+    assert len(backends) == 1
+
+
 # -- errors, in the form of the API ---------------------------------------------------------------------
 
 KEYS_ENV = {"CROSSFADE_KEYS": "right"}

@@ -157,3 +157,11 @@ ENOUGH: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("kind", "fields"), ENOUGH, ids=[f"{kind} {fields}" for kind, fields in ENOUGH])
 def test_a_call_with_what_its_kind_must_have_is_the_backends_to_judge(kind: str, fields: dict[str, Any]) -> None:
     assert read_body(kind, json.dumps({"model": "jane", **fields}).encode()).model == "jane"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "user"), [({"user_id": "u"}, "u"), ({"user_id": 5}, None), ({}, None), ("x", None), (None, None)]
+)
+def test_anthropics_api_has_the_user_in_its_metadata(metadata: object, user: str | None) -> None:
+    body = {"model": "jane", "messages": [{}], "max_tokens": 5, "metadata": metadata}
+    assert read_body("messages", json.dumps(body).encode()).user == user
