@@ -185,7 +185,7 @@ class CallEndpoint(BackendEndpoint):
             tools=read.has_tools,
             prompt_bytes=read.size_bytes,
             user=read.user,
-            messages=read.fields["input"] if self.kind == "responses" and isinstance(read, CallBody) else read.messages,
+            messages=read.messages,
             pin=pin,
             needs=needs_of(self.kind, read),
             path=self.path if self.kind == "pass" else "",

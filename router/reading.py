@@ -95,8 +95,9 @@ class CallBody(msgspec.Struct, frozen=True):
 
     @property
     def messages(self) -> msgspec.Raw:
-        """The raw JSON of `messages`, empty where there is none; no copy."""
-        return self.fields.get("messages", _NO_VALUE)
+        """The raw JSON of the conversation: `messages`, or the items of a response's `input`; empty where there is none; no copy."""
+        fields = self.fields
+        return fields.get("messages") or fields.get("input", _NO_VALUE)
 
     @property
     def prompt(self) -> bytes | msgspec.Raw:
