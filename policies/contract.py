@@ -21,6 +21,8 @@ A reason never quotes: neither prompt nor answer, not even a tool's name. Of a s
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ from typing import Any
 
 import msgspec
 
-from policies.schema import MAX_INSTANCE_BYTES, Fit, Schemas, Work
+from policies.schema import MAX_INSTANCE_BYTES, Fit, NotJudged, Schemas, Work
 
 
 class JsonRule(StrEnum):
@@ -142,7 +144,6 @@ _BEGINS = re.compile(
 )
 _ENDS = ("<|return|>", "<|call|>", "<|end|>")
 _OF_ITS_OWN_ACCORD = frozenset({"stop", "tool_calls", "function_call"})
-_MALFORMED = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 
 def begins_as_harmony(content: str) -> bool:
@@ -206,9 +207,9 @@ def _tool_call(call: ToolCall, asked: Asked, schemas: Schemas, work: Work) -> Ju
         return NOT_JUDGED
     try:
         arguments = _decoded(call.arguments)
-    except RecursionError:
+    except NotJudged:
         return NOT_JUDGED
-    except _MALFORMED:
+    except json.JSONDecodeError:
         return _malformed(asked, Result.TOOL_ARGUMENTS_NOT_JSON, "the arguments of a tool call are not valid JSON")
     if not isinstance(arguments, dict):
         return Judgement(Result.TOOL_ARGUMENTS_MISMATCH, "the arguments of a tool call are not a JSON object")
@@ -227,9 +228,9 @@ def _json(answered: Answered, asked: Asked, schemas: Schemas, work: Work) -> Jud
         return NOT_JUDGED
     try:
         value = _decoded(answered.content)
-    except RecursionError:
+    except NotJudged:
         return NOT_JUDGED
-    except _MALFORMED:
+    except json.JSONDecodeError:
         return _malformed(asked, Result.JSON_INVALID, "the content is not valid JSON")
     if asked.format is Format.OBJECT:
         return OK if isinstance(value, dict) else Judgement(Result.JSON_MISMATCH, "the content is not a JSON object")
@@ -250,4 +251,26 @@ def _fitting(fit: Fit, violation: Result, reason: str) -> Judgement:
 
 
 def _decoded(text: str) -> Any:
-    return msgspec.json.decode(text)
+    """The value. Raises JSONDecodeError where it is none, NotJudged where it is one that nobody here can hold."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        pass
+    # Stricter than JSON.parse, which takes half of a surrogate pair, and numbers of any size.
+    try:
+        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError) as exc:
+        raise NotJudged("a number, or a depth, beyond what can be held") from exc
+
+
+def _no_constant(name: str) -> float:
+    raise json.JSONDecodeError(f"{name} is no JSON", name, 0)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("a number too large")
+    return number

@@ -121,7 +121,12 @@ class Schemas:
                 raise NotJudged("the value is too large")
             compiled = self._compile(schema, work)
             error = self._first_error(compiled, instance, instance_bytes, work)
-        except (NotJudged, RecursionError):
+        except (
+            NotJudged,
+            RecursionError,
+            ArithmeticError,
+            ValueError,
+        ):  # the last two of integers that no float can hold
             return Fit.NOT_JUDGED, ""
         if error is None:
             return Fit.FITS, ""

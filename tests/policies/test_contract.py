@@ -70,6 +70,11 @@ ROWS: list[tuple[str, Asked, Answered, Result]] = [
     ("what the schema asks for", CITY_JSON, said('{"city": "Paris"}'), Result.OK),
     ("what the schema does not take", CITY_JSON, said('{"town": "Paris"}'), Result.JSON_MISMATCH),
     ("a call where JSON was asked for too", Asked(WEATHER.tools, format=Format.OBJECT), call('{"city":"x"}'), Result.OK),
+    ("half of a pair of surrogates, as JavaScript reads it too", OBJECT, said('{"a": "\\ud800"}'), Result.OK),
+    ("arguments with half of a pair", WEATHER, call('{"city": "\\ud83d"}'), Result.OK),
+    ("a number that is none in JSON", OBJECT, said('{"a": NaN}'), Result.JSON_INVALID),
+    ("a number of more digits than can be read", OBJECT, said('{"a": %s}' % ("1" * 5_000)), Result.NOT_JUDGED),
+    ("a number beyond all that can be held", OBJECT, said('{"a": 1e999}'), Result.NOT_JUDGED),
     ("more brackets than can be read", OBJECT, said("[" * 5_000), Result.NOT_JUDGED),
     ("an object too large to look at", OBJECT, said('{"a": "%s"}' % ("x" * MAX_INSTANCE_BYTES)), Result.NOT_JUDGED),
 ]  # fmt: skip

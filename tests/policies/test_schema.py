@@ -108,6 +108,12 @@ def test_what_is_no_json_is_not_judged() -> None:
     assert SCHEMAS.fit(b"[" * 10_000, 5, 1, Work())[0] is Fit.NOT_JUDGED
 
 
+@pytest.mark.parametrize("value", [10**400, 10**4_999], ids=["too large for a float", "too long to be written"])
+def test_numbers_beyond_what_can_be_reckoned_with_are_not_judged(value: int) -> None:
+    schema = json.dumps({"multipleOf": 0.1, "maximum": 5}).encode()
+    assert SCHEMAS.fit(schema, value, 5_000, Work())[0] is Fit.NOT_JUDGED
+
+
 def chain(keyword: str, links: int) -> Any:
     """Definitions of which each refers twice to the next: 2^links steps."""
     definitions: dict[str, Any] = {
