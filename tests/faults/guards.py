@@ -168,6 +168,18 @@ GUARDS = [
           (" or pin not in (None, held.backend)", ""), HELD),
     guard("a key of Anthropic's SDKs opens their paths alone", "router/endpoints.py",
           ('if b"x-api-key" in headers and self.kind in ANTHROPIC:', 'if b"x-api-key" in headers:'), "tests/router/test_apis.py"),
+
+    # Answers held to their contract
+    guard("an answer that is none moves the call", "router/attempt.py",
+          ("if found.is_violation and not is_sent:", "if False:"), "tests/router/test_contracts.py"),
+    guard("what is held back is let go when there is too much of it", "router/relay.py",
+          ("is_too_much = self._held_bytes > MAX_HELD_ANSWER_BYTES", "is_too_much = False"), "tests/router/test_contracts.py"),
+    guard("a held answer's limit counts on", "router/relay.py",
+          ("self._reply.set_limit(self._next_limit_s(), self._late_while_held)", "pass"), "tests/router/test_contracts.py"),
+    guard("messages of errors cost work", "policies/schema.py",
+          ("work.spend(1 + len(error.message) // 128)", "pass"), "tests/policies/test_schema.py"),
+    guard("expressions cost work", "policies/schema.py",
+          ("self._work.spend(found.steps(len(instance)) // 64)", "pass"), "tests/policies/test_schema.py"),
 ]  # fmt: skip
 
 
