@@ -24,9 +24,10 @@ from msgspec import UNSET, UnsetType
 
 from backends.answers import Choice, Chunk, Delta, ToolCall, has_value, read_whole
 from backends.canonical_forms import Answer, CallForm, FunctionForm, call_form, called, reason_of
-from backends.canonical_whole import whole_form
+from backends.canonical_whole import plain_form, whole_form
 from backends.logprobs import chat_logprobs, completions_logprobs
 from backends.usage import Usage, read_usage
+from backends.whole_shape import WholeShape
 
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -37,6 +38,7 @@ class Naming(msgspec.Struct, frozen=True, gc=False):
     backends: str
     shown: str
     quoted: bytes = b""  # the latter as JSON
+    shape: WholeShape = msgspec.field(default_factory=WholeShape)  # of the answers that this backend gives
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "quoted", msgspec.json.encode(self.shown))
@@ -76,22 +78,43 @@ _NOTHING = _Delta()
 
 
 class Canonical:
-    """One attempt's answer on its way into the one form. `strayed` is the last model that it named and that is neither of ours."""
+    """One attempt's answer on its way into the one form. `strayed` is the last model that it named and that is neither of ours.
 
-    __slots__ = ("_add_up", "_begun", "_calls", "_functions", "_is_chat", "_naming", "answer", "head", "strayed")
+    `text`: the raw text of a whole answer that has nothing but a text, and thoughts; b"" where it may have more.
+    """
+
+    __slots__ = (
+        "_add_up",
+        "_begun",
+        "_calls",
+        "_functions",
+        "_is_chat",
+        "_naming",
+        "answer",
+        "head",
+        "strayed",
+        "text",
+    )
 
     def __init__(self, naming: Naming, answer: Answer):
         self.answer = answer
         self.strayed = ""
         self.head = b""
+        self.text = b""
         self._naming = naming
 
     def whole(self, kind: str, body: bytes) -> bytes:
         """A whole answer. Raises BackendError where the body is none."""
+        naming = self._naming
+        if kind == "chat" and (plain := naming.shape.read(body)) is not None:
+            self.text = plain[0]
+            return plain_form(plain, self.answer, naming.quoted)
         whole = read_whole(kind, body)
         self._hear(whole.model)
         self.answer.usage = read_usage(whole.usage)
-        return whole_form(kind, whole, self.answer, self._naming.quoted)
+        if kind == "chat" and not self.strayed:
+            naming.shape.learn(body)
+        return whole_form(kind, whole, self.answer, naming.quoted)
 
     def renamed(self, body: bytes, said: str | None) -> bytes:
         """A JSON object of any other kind, in which only the model, said to be `said`, is named anew."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import time
 from hashlib import blake2b
 
@@ -13,7 +13,7 @@ from backends.answers import ToolCall, has_value
 from backends.usage import Usage
 
 DONE_EVENT = b"data: [DONE]\n\n"
-_ID_BYTES = 12  # 96 random bits: no two calls of a year are alike at any rate that one machine can serve
+_ID_BITS = 96  # random ones: no two calls of a year are alike at any rate that one machine can serve
 _PREFIX = {"chat": "chatcmpl-", "completions": "cmpl-"}
 _CALL = "call_"
 _CUT_OFF = frozenset({"length", "content_filter"})  # these stay, whatever was sent before
@@ -29,7 +29,7 @@ class Answer:
     __slots__ = ("created", "head", "id", "is_said", "one_tool_only", "usage", "wants_usage")
 
     def __init__(self, kind: str, *, wants_usage: bool, one_tool_only: bool):
-        self.id = _PREFIX.get(kind, "") + os.urandom(_ID_BYTES).hex()
+        self.id = f"{_PREFIX.get(kind, '')}{random.getrandbits(_ID_BITS):024x}"
         self.created = int(time.time())
         self.wants_usage = wants_usage
         self.one_tool_only = one_tool_only
@@ -48,7 +48,7 @@ class Answer:
         if isinstance(engines, str) and engines.startswith(_CALL):
             return engines
         known = f"{self.id}/{choice}/{place}/{engines}"
-        return _CALL + blake2b(known.encode(), digest_size=_ID_BYTES).hexdigest()
+        return _CALL + blake2b(known.encode(), digest_size=_ID_BITS // 8).hexdigest()
 
 
 class FunctionForm(msgspec.Struct, gc=False):

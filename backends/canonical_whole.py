@@ -8,6 +8,7 @@ from backends.answers import Message, Whole, WholeChoice, has_value
 from backends.canonical_forms import Answer, call_form, reason_of
 from backends.errors import ProtocolBroken
 from backends.logprobs import chat_logprobs, completions_logprobs
+from backends.usage import Usage
 
 _NULL = msgspec.Raw(b"null")
 _NO_TEXT = msgspec.Raw(b'""')
@@ -33,6 +34,25 @@ def whole_form(kind: str, whole: Whole, answer: Answer, shown: bytes) -> bytes:
             _put_text(choice, parts)
     parts.append(b"]}" if answer.usage is None else b'],"usage":%b}' % answer.usage.as_json())
     return b"".join(parts)
+
+
+def plain_form(plain: tuple[bytes, ...], answer: Answer, shown: bytes) -> bytes:
+    """The body for the client of an answer that `WholeShape` has read."""
+    text, thought, reason, prompt, completion, total, cached, reasoning = plain
+    usage = answer.usage = Usage(int(prompt), int(completion), int(cached or 0), int(reasoning or 0), int(total))
+    return (
+        b'{"id":"%b","object":"chat.completion","created":%d,"model":%b,"choices":[{"index":0,"message":{"role":"assistant","content":"%b"'
+        b'%b},"logprobs":null,"finish_reason":"%b"}],"usage":%b}'
+        % (
+            answer.id.encode(),
+            answer.created,
+            shown,
+            text,
+            b',"reasoning":"%b"' % thought if thought else b"",
+            reason,
+            usage.as_json(),
+        )
+    )
 
 
 def _put_chat(choice: WholeChoice, answer: Answer, parts: _Parts) -> None:

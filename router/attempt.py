@@ -162,7 +162,7 @@ class Attempt:
             if call.facts.stream:
                 return await self._stream(reply, replica, started_s)
             body = await read_answer(reply, call.facts.kind, canonical)
-            if (contract := self._contract()) is not None:
+            if (contract := self._contract()) is not None and not self._is_beyond_doubt(contract):
                 self._hold_to(contract.of_whole(self._asked_for(), body))
             self._first_content(replica, started_s)
             return self._whole(200, _JSON, body)
@@ -174,8 +174,8 @@ class Attempt:
             body = call.body
             answer = call.answer = Answer(
                 call.facts.kind,
-                wants_usage=isinstance(body, CallBody) and body.wants_usage,
-                one_tool_only=isinstance(body, CallBody) and body.one_tool_only,
+                wants_usage=call.facts.stream and isinstance(body, CallBody) and body.wants_usage,
+                one_tool_only=call.facts.tools and isinstance(body, CallBody) and body.one_tool_only,
             )
         answer.usage = None
         return self.binding.naming.begin(answer)
@@ -210,6 +210,11 @@ class Attempt:
     def _contract(self) -> Contract | None:
         """What the answer must be; None where anything will do, and in other APIs."""
         return self.model.contract if self.call.facts.kind == "chat" else None
+
+    def _is_beyond_doubt(self, contract: Contract) -> bool:
+        """Whether a whole answer is plainly one to a plain call."""
+        body, text = self.call.body, self.canonical.text
+        return bool(text) and isinstance(body, CallBody) and contract.is_beyond_doubt(text, body)
 
     def _asked_for(self) -> Asking:
         call = self.call

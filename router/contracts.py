@@ -36,6 +36,7 @@ from policies.contract import (
 )
 from policies.schema import MAX_INSTANCE_BYTES, Schemas
 from router.contract_asked import Asking
+from router.reading import CallBody
 
 _NO_VALUE = msgspec.Raw()
 # Results that a part of the answer being elsewhere may explain: see `Asked.may_be_cut`.
@@ -48,6 +49,13 @@ class Contract:
     def __init__(self, rules: AcceptRules, schemas: Schemas):
         self._rules = rules
         self._schemas = schemas
+
+    @staticmethod
+    def is_beyond_doubt(text: bytes, body: CallBody) -> bool:
+        """Whether an answer that is nothing but this raw text has nothing that would be judged."""
+        return not (
+            text[0] in _OPENINGS or body.has_tools or text.endswith(_TEXTS_END) or "response_format" in body.fields
+        )
 
     def load(self) -> None:
         """Import what judging needs."""
@@ -259,6 +267,7 @@ _AFTER_MESSAGE = b'"},"logprobs":'
 _EMPTY = (b"null", b'""', b"[")
 _OPENINGS = frozenset(b" \\\t<acft")  # what markup may begin with, inside a JSON string
 _ENDING = b'>"'
+_TEXTS_END = b"|>"
 
 
 def _answered(choice: _Choice) -> Answered:
@@ -284,4 +293,4 @@ def _is_suspect(body: bytes) -> bool:
     if start < 0 or body.startswith(_EMPTY, start + len(_MESSAGE)):
         return True
     end = body.rfind(_AFTER_MESSAGE)
-    return body[start + len(_MESSAGE) + 1] in _OPENINGS or body[end - 2 : end] == b"|>"
+    return body[start + len(_MESSAGE) + 1] in _OPENINGS or body[end - 2 : end] == _TEXTS_END

@@ -46,6 +46,9 @@ SECONDS = (
 )
 
 
+DIRECTIONS = ("prompt", "completion", "cached", "reasoning")
+
+
 class Durations:
     """A histogram: one bisect and two additions an observation."""
 
@@ -77,7 +80,7 @@ class Metrics:
         self.attempts: Counter[tuple[str, str, str]] = Counter()
         self.steps: Counter[tuple[str, str]] = Counter()
         self.resumes: Counter[tuple[str, str, str]] = Counter()
-        self.tokens: Counter[tuple[str, str, str]] = Counter()
+        self.tokens: dict[tuple[str, str], list[int]] = {}  # a count for each of DIRECTIONS
         self.turned_away: Counter[tuple[str]] = Counter()
         self.client_retries: Counter[tuple[str]] = Counter()
         self.judged: Counter[tuple[str, str, str]] = Counter()
@@ -95,11 +98,13 @@ class Metrics:
 
     def used(self, model: str, backend: str, usage: Usage) -> None:
         """The tokens of one call. Those that came from a cache are of its prompt, those of reasoning are of its answer."""
-        tokens = self.tokens
-        tokens[model, backend, "prompt"] += usage.prompt
-        tokens[model, backend, "completion"] += usage.answer
-        tokens[model, backend, "cached"] += usage.cached
-        tokens[model, backend, "reasoning"] += usage.reasoning
+        tokens = self.tokens.get((model, backend))
+        if tokens is None:
+            tokens = self.tokens[model, backend] = [0] * len(DIRECTIONS)
+        tokens[0] += usage.prompt
+        tokens[1] += usage.answer
+        tokens[2] += usage.cached
+        tokens[3] += usage.reasoning
 
     def families(self) -> Iterable[Metric]:
         """Everything, in Prometheus' terms."""
@@ -113,7 +118,11 @@ class Metrics:
             "crossfade_tokens",
             "Tokens as backends count them; cached are part of prompt, reasoning of completion.",
             ("model", "backend", "direction"),
-            self.tokens,
+            {
+                (*where, direction): count
+                for where, counts in list(self.tokens.items())
+                for direction, count in zip(DIRECTIONS, counts, strict=True)
+            },
         )
         yield _counter(
             "crossfade_turned_away", "Requests that never became calls, by reason.", ("reason",), self.turned_away
