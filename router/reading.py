@@ -129,6 +129,7 @@ class CallBody(msgspec.Struct, frozen=True):
 def read_body(kind: str, body: bytes) -> CallBody:
     """Read the JSON body of one call of `kind`, without what may not be sent on. Raises BadCall."""
     given, start, is_plain = _top_level(body)
+    _check_tools(given.get("tools"))
     fields = canonical(kind, given)
     if fields is not given:
         start = 0
@@ -274,7 +275,10 @@ def _require(kind: str, fields: Fields) -> None:
         _check_list(fields, "messages")
     elif kind == "responses":
         _refuse_conversation(fields.get("conversation"))
-    tools = fields.get("tools")
+
+
+def _check_tools(tools: msgspec.Raw | None) -> None:
+    """Before a field without tools is left out: what is no list at all is the client's to mend."""
     if tools is not None and opening_of(tools)[:1] not in (b"[", b"n"):
         raise BadCall("tools must be a list", param="tools")
 
