@@ -162,7 +162,8 @@ class Attempt:
             if call.facts.stream:
                 return await self._stream(reply, replica, started_s)
             body = await read_answer(reply, call.facts.kind, canonical)
-            if (contract := self._contract()) is not None and not self._is_beyond_doubt(contract):
+            contract = self._contract()
+            if contract is not None and not contract.is_beyond_doubt(canonical.text, self._chat()):
                 self._hold_to(contract.of_whole(self._asked_for(), body))
             self._first_content(replica, started_s)
             return self._whole(200, _JSON, body)
@@ -211,17 +212,15 @@ class Attempt:
         """What the answer must be; None where anything will do, and in other APIs."""
         return self.model.contract if self.call.facts.kind == "chat" else None
 
-    def _is_beyond_doubt(self, contract: Contract) -> bool:
-        """Whether a whole answer is plainly one to a plain call."""
-        body, text = self.call.body, self.canonical.text
-        return bool(text) and isinstance(body, CallBody) and contract.is_beyond_doubt(text, body)
-
     def _asked_for(self) -> Asking:
         call = self.call
         if call.asking is None:
-            assert isinstance(call.body, CallBody), "a chat has a body of JSON"
-            call.asking = Asking(call.body)
+            call.asking = Asking(self._chat())
         return call.asking
+
+    def _chat(self) -> CallBody:
+        assert isinstance(self.call.body, CallBody), "a chat has a body of JSON"
+        return self.call.body
 
     def _hold_to(self, found: Judgement | None, *, is_sent: bool = False) -> None:
         """Hold the answer to its contract. Raises NotAccepted where it is none and nothing of it was sent."""

@@ -41,7 +41,7 @@ def canonical(kind: str, fields: Fields) -> Fields:
     rules = _RULES.get(kind, _STEERED)
     if rules.keys().isdisjoint(fields):
         return fields
-    dropped = [name for name in fields if (rule := rules.get(name)) is not None and not rule(fields, name)]
+    dropped = [name for name in fields if name in rules and not rules[name](fields, name)]
     return {name: value for name, value in fields.items() if name not in dropped} if dropped else fields
 
 
@@ -130,7 +130,10 @@ def _prompt_limit(fields: Fields, name: str) -> bool:
 
 def _older_limit(fields: Fields, name: str) -> bool:
     """Of the two names of a chat's limit the newer one counts."""
-    is_sent, newer = _token_limit(fields, name), "max_completion_tokens"
+    newer, limit = "max_completion_tokens", bytes(fields[name])
+    if limit.isdigit() and limit != b"0" and newer not in fields:
+        return True
+    is_sent = _token_limit(fields, name)
     if not is_sent or newer not in fields:
         return is_sent
     return bytes(fields[newer]) == b"null" or not _token_limit(fields, newer)

@@ -166,7 +166,8 @@ class Client:
 
     def leave(self) -> None:
         """Stop listening: the call is over, the connection may carry the next one."""
-        self.no_pings()
+        if self._pings is not None:
+            self.no_pings()
         if self.edge.listener is self:
             self.edge.listener = None
         self._task = None

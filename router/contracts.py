@@ -52,10 +52,10 @@ class Contract:
 
     @staticmethod
     def is_beyond_doubt(text: bytes, body: CallBody) -> bool:
-        """Whether an answer that is nothing but this raw text has nothing that would be judged."""
-        return not (
-            text[0] in _OPENINGS or body.has_tools or text.endswith(_TEXTS_END) or "response_format" in body.fields
-        )
+        """Whether a whole answer that is nothing but this raw text has nothing that would be judged; "" is no such answer."""
+        if not text or text[0] in _OPENINGS or text.endswith(_TEXTS_END):
+            return False
+        return not body.has_tools and "response_format" not in body.fields
 
     def load(self) -> None:
         """Import what judging needs."""

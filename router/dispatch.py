@@ -49,7 +49,8 @@ async def dispatch(call: Call, client: Client, fleet: Fleet, recorder: Recorder)
     model.budget.deposit(now_s)
     call.candidates = choice.candidates
     first = model.bindings[choice.candidates[0].backend]
-    _keep_awake(call, client, model, first, call.started_s)
+    if first.limits.ping_after_s is not None:
+        _keep_awake(call, client, model, first, call.started_s)
     try:
         if model.hedge_after_s is None or not call.facts.stream or call.priority:
             await Attempt(call, model, first, client, recorder).run()  # it pays nothing for what may follow

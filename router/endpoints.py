@@ -8,7 +8,7 @@ import random
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from backends.apis import FORMS
@@ -158,6 +158,13 @@ class CallEndpoint(BackendEndpoint):
     """A path that takes a call as its body: one object for one path."""
 
     path: str
+    backends_path: bytes = field(init=False)
+    form: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """What is alike for all its calls."""
+        object.__setattr__(self, "backends_path", BACKENDS_PATHS.get(self.path, self.path).encode())
+        object.__setattr__(self, "form", self.kind if self.kind in FORMS else "")
 
     def check_method(self, scope: Scope) -> None:
         if scope["method"] != "POST":
@@ -193,14 +200,14 @@ class CallEndpoint(BackendEndpoint):
         total_s = self.admission.total_s(headers, model.total_s)
         return Call(
             facts=facts,
-            path=BACKENDS_PATHS.get(self.path, self.path).encode(),
+            path=self.backends_path,
             body=read,
             content_type=content_type if self.kind == "pass" else _JSON,
             request_id=answering.request_id,
             started_s=answering.started_s,
             deadline_s=answering.started_s + total_s,
             wants_trail=headers.get(b"x-crossfade-explain") == b"1",
-            form=self.kind if self.kind in FORMS else "",
+            form=self.form,
             owners=self.owners,
             held=held,
         )

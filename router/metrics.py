@@ -103,8 +103,9 @@ class Metrics:
             tokens = self.tokens[model, backend] = [0] * len(DIRECTIONS)
         tokens[0] += usage.prompt
         tokens[1] += usage.answer
-        tokens[2] += usage.cached
-        tokens[3] += usage.reasoning
+        if usage.cached or usage.reasoning:
+            tokens[2] += usage.cached
+            tokens[3] += usage.reasoning
 
     def families(self) -> Iterable[Metric]:
         """Everything, in Prometheus' terms."""
