@@ -3,8 +3,8 @@
 What an event costs
 -------------------
 The pieces of an answer are nearly all of a stream's events. One is decoded into a flat struct of raw slices and written again from it
-(3 to 4 µs in all, with the reading of its lines; measured), which also drops what an engine adds and puts the keys in one order; no tree is built, and the text is never unescaped. Only
-the few events that carry a whole response or message are split once more.
+(3 to 4 µs in all, with the reading of its lines; measured), which also drops what an engine adds and puts the keys in one order; no tree is
+built, and the text is never unescaped. Only the few events that carry a whole response or message are split once more.
 
 Where engines leave gaps (llama.cpp numbers neither its events nor its items) they are filled by counting, because OpenAI's SDKs put a
 response together by these numbers.

@@ -121,7 +121,11 @@ CONVERSATIONS: list[tuple[str, dict[str, Any]]] = [
 async def test_a_conversation_stays_where_it_is(path: str, fields: dict[str, Any]) -> None:
     model = "split: {a: 0.5, b: 0.5}\nstick_by: [conversation]"
     body = answer(body_of("vllm", path))
-    async with Upstream(sends(body)) as a, Upstream(sends(body)) as b, running(config_for({"a": a.url, "b": b.url}, model)) as router:
+    async with (
+        Upstream(sends(body)) as a,
+        Upstream(sends(body)) as b,
+        running(config_for({"a": a.url, "b": b.url}, model)) as router,
+    ):
         backends = {(await ask(router, path, **fields)).headers["x-crossfade-backend"] for _ in range(12)}
     assert len(backends) == 1
 

@@ -11,7 +11,9 @@ from policies.choose import may_take_more
 from tests.running import config_for, running
 from tests.upstream import Script, Upstream, answer, says, sends
 
-TOO_LONG = sends(answer({"error": {"message": "This model's maximum context length is 400 tokens."}}, "400 Bad Request"))
+TOO_LONG = sends(
+    answer({"error": {"message": "This model's maximum context length is 400 tokens."}}, "400 Bad Request")
+)
 
 
 def server(name: str, script: Script, tokens: int | None) -> Upstream:
