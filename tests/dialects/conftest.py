@@ -7,9 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-pytest.register_assert_rewrite("tests.dialects.stage", "tests.dialects.case", "tests.hearing", "tests.faults.stage")
-
-from tests.dialects.stage import Scene, staged  # noqa: E402
+from tests.dialects.stage import Scene, staged
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

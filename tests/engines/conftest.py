@@ -21,8 +21,6 @@ from router.demo.progress import Progress, Steps
 from router.demo.roles import Role
 from tests.engines.engine import Engine
 
-pytest.register_assert_rewrite("tests.engines.scenes", "tests.engines.load")
-
 LLAMA = roles.lmstudio(0).model
 
 

@@ -7,11 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-pytest.register_assert_rewrite("tests.faults.invariants", "tests.faults.stage")
-
-from tests.faults.invariants import Held, Watch, fresh_log, settled  # noqa: E402
-from tests.faults.stage import Stage, staged  # noqa: E402
-from tests.upstream import says  # noqa: E402
+from tests.faults.invariants import Held, Watch, fresh_log, settled
+from tests.faults.stage import Stage, staged
+from tests.upstream import says
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
