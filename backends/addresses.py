@@ -1,8 +1,8 @@
 """Where a server's name leads now: asked for again while the router runs, and never lost to a name server that is away for a while.
 
 A name is looked up when a connection is made and the last answer is older than `fresh_s`; whoever connects meanwhile waits for the same
-look-up, because look-ups run on few threads that all backends share. Where none comes, the last answer goes on being used: a server
-that is there must not vanish with its name server. Addresses that refuse are looked up anew the next time.
+look-up, because look-ups run on few threads that all backends share. Where no answer comes, or none soon, the last one goes on being
+used: a server that is there must not vanish with its name server. Addresses that refuse are looked up anew the next time.
 
 Several addresses are tried as RFC 8305 says (happy eyeballs): the second beside the first after a quarter of a second, so that a name
 with a dead IPv6 address costs that much and not the whole limit.
@@ -19,6 +19,9 @@ import aiohappyeyeballs
 
 FRESH_S = 10.0  # the shortest lifetime in common use for names that move; Kubernetes' own DNS says 30
 NEXT_ADDRESS_AFTER_S = 0.25  # RFC 8305 section 5
+# The wait for a new answer beside an old one. A name server that is down says nothing for 5 s and more (`timeout` of resolv.conf), which
+# is longer than a connection may take.
+SOON_S = 0.5
 
 AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]
 LookUp = Callable[[str, int], Awaitable[Sequence[AddressInfo]]]
@@ -57,7 +60,11 @@ class Addresses:
         if self._asked is None:
             self._asked = asyncio.create_task(self._ask())
             self._asked.add_done_callback(self._answered)
-        await asyncio.shield(self._asked)
+        asked = self._asked
+        if not self._known:
+            await asyncio.shield(asked)
+        elif not (await asyncio.wait((asked,), timeout=SOON_S))[0]:
+            self._fresh_until_s = asyncio.get_running_loop().time() + self._fresh_s  # nobody else waits for this one
 
     def _answered(self, task: asyncio.Task[None]) -> None:
         self._asked = None

@@ -87,6 +87,19 @@ async def test_a_name_server_that_is_away_takes_no_server_away() -> None:
         assert await leads_to(addresses) == port and names.asked == 2
 
 
+async def test_a_name_server_that_says_nothing_holds_no_connection_up() -> None:
+    with listening() as old, listening() as new:
+        names = Names(("127.0.0.1", old))
+        addresses = behind(names, fresh_s=0.0)
+        await leads_to(addresses)
+        names.may_answer.clear()
+        names.addresses = (("127.0.0.1", new),)
+        async with asyncio.timeout(2):  # the default of `connect_s`
+            assert await leads_to(addresses) == old
+        names.may_answer.set()
+        assert await leads_to(addresses) == new and names.asked >= 2
+
+
 async def test_a_name_that_nobody_knows_is_a_failed_connection_and_is_asked_for_again() -> None:
     with listening() as port:
         names = Names()
