@@ -239,19 +239,23 @@ class MessageUsage(msgspec.Struct):
 _MESSAGE_USAGE = msgspec.json.Decoder(MessageUsage)
 
 
+BY_SEQUENCE = "stop_sequence"  # the reason beside a sequence that was met; llama.cpp calls it `end_turn`
+
+
 def shown_message(fields: Fields, shown: Shown) -> Fields:
     """A message object, whole or as the first event of its stream carries it."""
     said = text_of(fields.get("model"))
     if said:
         shown.said = said
+    sequence = fields.get("stop_sequence", _NULL)
     return {
         "id": _json(shown.made_id),
         "type": msgspec.Raw(b'"message"'),
         "role": msgspec.Raw(b'"assistant"'),
         "model": _json(shown.model),
         "content": fields.get("content", msgspec.Raw(b"[]")),
-        "stop_reason": fields.get("stop_reason", _NULL),
-        "stop_sequence": fields.get("stop_sequence", _NULL),
+        "stop_reason": _json(BY_SEQUENCE) if is_there(sequence) else fields.get("stop_reason", _NULL),
+        "stop_sequence": sequence,
         "usage": _recounted(_MESSAGE_USAGE, fields.get("usage"), shown),
     }
 

@@ -7,7 +7,8 @@ The pieces of an answer are nearly all of a stream's events. One is decoded into
 built, and the text is never unescaped. Only the few events that carry a whole response or message are split once more.
 
 Where engines leave gaps (llama.cpp numbers neither its events nor its items) they are filled by counting, because OpenAI's SDKs put a
-response together by these numbers.
+response together by these numbers. An answer whose first character takes several tokens (an emoji) llama.cpp begins more than once, and a
+message not at all (captured); it is passed on as begun once, because SDKs raise on anything else.
 
 What is an end
 --------------
@@ -21,7 +22,17 @@ from abc import ABC, abstractmethod
 
 import msgspec
 
-from backends.apis import Fields, MessageUsage, Shown, fields_of, is_there, shown_message, shown_response, text_of
+from backends.apis import (
+    BY_SEQUENCE,
+    Fields,
+    MessageUsage,
+    Shown,
+    fields_of,
+    is_there,
+    shown_message,
+    shown_response,
+    text_of,
+)
 from backends.errors import Failed, ProtocolBroken
 from backends.faults import MALFORMED, fault_of_error
 from backends.items import shown_item, shown_part
@@ -112,6 +123,7 @@ class _Item(msgspec.Struct, gc=False):
 
 _RESPONSE_EVENT = msgspec.json.Decoder(_ResponseEvent)
 _ITEM = msgspec.json.Decoder(_Item)
+_BEGINNINGS = frozenset({"response.created", "response.queued", "response.in_progress"})
 _ENDS = frozenset({"response.completed", "response.incomplete"})
 _GIVEN_UP = frozenset({"failed", "cancelled"})  # vLLM completes a response that its engine gave up as `cancelled`
 # Where engines that number nothing have one part only, and the API's events say which.
@@ -123,11 +135,12 @@ _OF_A_PART = ("response.output_text.", "response.content_part.", "response.reaso
 class ResponseStream(TypedStream):
     """A response's events. `is_held`: of one that is asked for again, so that also its failure is an answer."""
 
-    __slots__ = ("_is_held", "_items", "_next_number")
+    __slots__ = ("_begun", "_is_held", "_items", "_next_number")
 
     def __init__(self, shown: Shown, *, is_held: bool = False):
         super().__init__(shown)
         self._is_held = is_held
+        self._begun: set[str] = set()
         self._items: dict[str | None, int] = {}
         self._next_number = 0
 
@@ -138,6 +151,10 @@ class ResponseStream(TypedStream):
         kind = said.type = said.type or event.type.decode()
         if kind and not kind.startswith("response."):
             return False  # a sign of life, which the router gives itself
+        if kind in _BEGINNINGS:
+            if kind in self._begun:
+                return False
+            self._begun.add(kind)
         is_piece = kind.endswith(".delta")
         has_content = is_piece and bytes(said.delta) not in _NOTHING
         if said.response is not _NO_VALUE:
@@ -241,15 +258,17 @@ _PIECE, _BLOCK = msgspec.json.Decoder(_Piece), msgspec.json.Decoder(_Block)
 _END, _END_USAGE = msgspec.json.Decoder(_End), msgspec.json.Decoder(_EndUsage)
 _BEGUN_USAGE = msgspec.json.Decoder(MessageUsage)
 _IN_PIECES = frozenset({"text", "thinking", "redacted_thinking"})  # blocks that say nothing when they begin
+_START, _NOTHING_SAID = "message_start", msgspec.Raw(b'{"usage":{}}')
 
 
 class MessageStream(TypedStream):
     """A message's events. Pings are dropped: they are no progress, and the router sends its own."""
 
-    __slots__ = ("_begun", "_has_content", "_stop_reason")
+    __slots__ = ("_begun", "_has_begun", "_has_content", "_stop_reason")
 
     def __init__(self, shown: Shown):
         super().__init__(shown)
+        self._has_begun = False
         self._has_content = False
         self._stop_reason = ""
         self._begun = MessageUsage()
@@ -259,33 +278,39 @@ class MessageStream(TypedStream):
         if is_there(said.error) or said.type == "error":
             raise fault_of_error(event.data)
         kind = said.type = said.type or event.type.decode()
+        if kind == "ping" or (kind == _START and self._has_begun):
+            return False
+        if not self._has_begun:
+            self._begin(said if kind == _START else _MessageEvent(_START, _NOTHING_SAID), out)
+        if kind == _START:
+            return False
         has_content = False
         if kind == "content_block_delta":
             has_content = self._has_content or _says_something(said.delta)
         elif kind == "content_block_start":
             has_content = _BLOCK.decode(said.content_block or b"{}").type not in _IN_PIECES
-        elif kind == "message_start":
-            self._begin(said)
         elif kind == "message_delta":
             self._end(said)
         elif kind == "message_stop":
             if not self._stop_reason:  # vLLM's form of `abort` here
                 raise Failed("the engine aborted the answer")
             self.is_whole = True
-        elif kind == "ping":
-            return False
         self._has_content = self._has_content or has_content
         out.append(self._event(kind, _encode(said)))
         return has_content
 
-    def _begin(self, said: _MessageEvent) -> None:
+    def _begin(self, said: _MessageEvent, out: list[bytes]) -> None:
+        self._has_begun = True
         fields = fields_of(said.message)
         if is_there(fields.get("usage")):
             self._begun = _BEGUN_USAGE.decode(fields["usage"])
         said.message = msgspec.Raw(msgspec.json.encode(shown_message(fields, self._shown)))
+        out.append(self._event(_START, _encode(said)))
 
     def _end(self, said: _MessageEvent) -> None:
         end = _END.decode(said.delta or b"{}")
+        if end.stop_sequence is not None:
+            end.stop_reason = BY_SEQUENCE
         self._stop_reason = end.stop_reason or self._stop_reason
         usage = (_END_USAGE.decode(said.usage) if is_there(said.usage) else _EndUsage()).whole(self._begun)
         self._shown.usage = usage.counted()

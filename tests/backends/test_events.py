@@ -163,13 +163,39 @@ def test_of_a_response_that_is_asked_for_again_a_failure_is_the_answer(kind: str
     assert stream.is_whole
 
 
+def test_a_response_that_its_engine_begins_again_and_again_is_begun_once() -> None:
+    begun = [event("response.created", response={}), event("response.in_progress", response={})]
+    got = run(ResponseStream(shown()), [*begun, event("response.output_text.delta", delta="\U0001f30d"), *begun])
+    assert [data["type"].removeprefix("response.") for _, data in got] == [
+        "created",
+        "in_progress",
+        "output_text.delta",
+    ]
+
+
+@pytest.mark.parametrize("times", [0, 1, 2])
+def test_a_message_is_begun_once_however_often_its_engine_begins_it(times: int) -> None:
+    start = event("message_start", message={"id": "chatcmpl-1", "content": [], "usage": {"input_tokens": 0}})
+    got = run(MessageStream(shown()), [*[start] * times, event("content_block_start", index=0, content_block={})])
+    assert [kind for kind, _ in got] == ["message_start", "content_block_start"]
+    message = got[0][1]["message"]
+    assert (message["id"], message["content"], message["stop_reason"]) == ("msg_1", [], None)
+    assert message["usage"]["input_tokens"] == message["usage"]["output_tokens"] == 0
+
+
+def test_a_message_that_ends_at_a_stop_sequence_says_so_whatever_its_engine_calls_it() -> None:
+    delta = {"stop_reason": "end_turn", "stop_sequence": "!"}
+    got = run(MessageStream(shown()), [event("message_delta", delta=delta)])
+    assert got[-1][1]["delta"] == {"stop_reason": "stop_sequence", "stop_sequence": "!"}
+
+
 def test_nothing_after_the_last_event_is_passed_on() -> None:
     stream = MessageStream(shown())
     got = run(
         stream,
         [event("message_delta", delta={"stop_reason": "end_turn"}), event("message_stop"), event("message_stop")],
     )
-    assert [kind for kind, _ in got] == ["message_delta", "message_stop"]
+    assert [kind for kind, _ in got] == ["message_start", "message_delta", "message_stop"]
 
 
 def test_a_field_of_an_engines_own_and_done_stay_away() -> None:
