@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
@@ -42,7 +42,7 @@ _MODEL = re.compile(
 _RESPONSE = re.compile(rb"/v1/responses/([A-Za-z0-9_-]{1,200})(/cancel|/input_items)?")
 # Of a query: what the API's own parameters can hold, and nothing that would make two readers see two paths.
 _QUERY = re.compile(rb"[A-Za-z0-9._~:@+=&,%[\]-]{0,1000}")
-_STREAMS = re.compile(rb"(?:^|&)stream=(?:true|1)(?:&|$)", re.IGNORECASE)
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
 # By what follows the id: the methods, and the form of the answer to each.
 HELD: dict[bytes, dict[str, str]] = {
     b"": {"GET": "held response", "DELETE": "deleted response"},
@@ -72,7 +72,7 @@ class HeldEndpoint(BackendEndpoint):
             model=held.model,
             kind=self.kind,
             headers=HeaderView(headers),
-            stream=rest == b"" and _STREAMS.search(query) is not None,
+            stream=_asks_for_stream(query) and rest == b"" and scope["method"] == "GET",
             tools=False,
             prompt_bytes=0,
             user=None,
@@ -108,6 +108,15 @@ def _query(scope: Any) -> bytes:
     if _QUERY.fullmatch(query) is None:
         raise CallFailed(Fault(400, "The query of this path is not valid.", "invalid_request_error", "bad_request"))
     return query
+
+
+def _asks_for_stream(query: bytes) -> bool:
+    """Servers take further words for yes, encoded ones too, and of two the last: one that streams unasked would be taken for broken."""
+    given = [value for name, value in parse_qsl(query.decode(), keep_blank_values=True) if name == "stream"]
+    flag = _FLAGS.get(given[0].lower()) if len(given) == 1 else None
+    if given and flag is None:
+        raise CallFailed(Fault(400, "stream must be true or false.", "invalid_request_error", "bad_request", "stream"))
+    return flag is True
 
 
 @dataclass(frozen=True, slots=True)

@@ -356,6 +356,22 @@ async def test_a_query_that_is_none_is_a_400(fleet: Fleet) -> None:
     assert (response.status_code, response.json()["error"]["code"]) == (400, "bad_request")
 
 
+@pytest.mark.parametrize("query", ["stream=yes", "stream=", "str%65am=on", "stream=false&stream=true"])
+async def test_a_stream_that_only_some_readers_would_see_asked_for_is_a_400(fleet: Fleet, query: str) -> None:
+    async with fleet.router() as router:
+        shown = id_in(await make(router))
+        response = await router.client.get(f"/v1/responses/{shown}?{query}")
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "stream")
+
+
+async def test_only_what_is_shown_can_be_streamed(fleet: Fleet) -> None:
+    async with fleet.router() as router:
+        shown = id_in(await make(router))
+        items = await router.client.get(f"/v1/responses/{shown}/input_items?str%65am=true")
+        deleted = await router.client.delete(f"/v1/responses/{shown}?str%65am=true")
+    assert (items.status_code, deleted.json()["deleted"]) == (200, True)
+
+
 async def test_keys_are_asked_for_here_too(fleet: Fleet) -> None:
     fleet.env["CROSSFADE_KEYS"] = "right"
     async with fleet.router(fleet.config().replace("server: {keys_env: null}\n", "")) as router:
