@@ -114,5 +114,5 @@ def told_by_llama_server(bodies: Sequence[bytes], _asked: str, _paths: Sequence[
         return NOT_SAID
     said = props.modalities
     can = {need: said[name] for name, need in _MODALITIES.items() if isinstance(said.get(name), bool)}
-    settings = props.default_generation_settings
-    return Abilities(can, settings.n_ctx or None if settings is not None else None)
+    n_ctx = props.default_generation_settings.n_ctx if props.default_generation_settings is not None else None
+    return Abilities(can, n_ctx if n_ctx is not None and n_ctx > 0 else None)

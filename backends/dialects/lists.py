@@ -81,7 +81,7 @@ def context_tokens(bodies: Sequence[bytes], asked: str) -> int | None:
         found += [
             e.loaded_context_length for e in entries if e.loaded_context_length and is_same_in_lmstudio(asked, e.id)
         ]
-    return max(found, default=None)
+    return max((tokens for tokens in found if tokens > 0), default=None)
 
 
 def unknown(_bodies: Sequence[bytes], _asked: str) -> Presence:

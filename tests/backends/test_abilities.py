@@ -56,6 +56,7 @@ SAID: list[tuple[str, str, tuple[bytes, ...], str, Abilities]] = [
      Abilities({"images": True, "audio": False})),
     ("an old llama-server", "llama-server", (b'{"total_slots":1}',), "x", NOT_SAID),
     ("a context of nothing", "llama-server", (b'{"default_generation_settings":{"n_ctx":0}}',), "x", NOT_SAID),
+    ("a context below nothing", "llama-server", (b'{"default_generation_settings":{"n_ctx":-1}}',), "x", NOT_SAID),
     ("any other server does not tell", "openai", (), "x", NOT_SAID),
 ]  # fmt: skip
 

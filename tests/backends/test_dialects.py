@@ -101,6 +101,13 @@ CONTEXTS: list[tuple[str, tuple[bytes, ...], str, int | None]] = [
     ("LM Studio, not loaded", (LISTED, STATES), "openai/gpt-oss-20b", None),
     ("a list that says nothing", (LISTED,), "text-embed", None),
     ("no list", (b"", b"<html>"), "x", None),
+    (
+        "a length below 1",
+        (b'{"data":[{"id":"x","max_model_len":-1}]}', b'{"data":[{"id":"x","loaded_context_length":-1}]}'),
+        "x",
+        None,
+    ),
+    ("a length that is null", (b'{"data":[{"id":"y","max_model_len":null},{"id":"x","max_model_len":9}]}',), "x", 9),
     ("a length that is none", (b'{"data":[{"id":"x","max_model_len":"long"}]}',), "x", None),
 ]
 
