@@ -191,6 +191,8 @@ class Watch:
                 choice.delta and (choice.delta.content or choice.delta.thought) for choice in chunk.choices or ()
             )
             self.is_held = self._holds_all or (self._holds_calls and is_call)
+        if self.has_many:
+            self.is_held = False  # what is not judged need not wait
 
     def let_go(self) -> None:
         """There is more than may be held back."""

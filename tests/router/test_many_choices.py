@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
 from tests.running import config_for, running
-from tests.upstream import END, STREAM_HEAD, Upstream, chunked, sends
+from tests.upstream import END, STREAM_HEAD, Connection, Received, Upstream, chunked, sends
 
+HELD = "split: {a: 1.0}\naccept: {json: hold}"
+AS_JSON = {"response_format": {"type": "json_object"}}
 DONE = chunked(b"data: [DONE]\n\n")
 
 
@@ -35,6 +38,30 @@ async def test_a_stream_of_two_choices_is_whole_only_when_both_have_ended(pieces
         response = await router.chat(stream=True, n=2)
     assert response.text.endswith("data: [DONE]\n\n") is is_whole
     assert ('"error"' in response.text) is not is_whole
+
+
+@pytest.mark.parametrize("pieces", [[piece(0, ""), piece(1, ""), piece(0, "{")], [piece(0, "{"), piece(1, "{")]])
+async def test_choices_that_are_not_judged_are_not_held_back(pieces: list[bytes]) -> None:
+    may_end = asyncio.Event()
+
+    async def begins(_request: Received, connection: Connection) -> None:
+        await connection.write(STREAM_HEAD, *pieces)
+        await may_end.wait()
+        await connection.write(piece(0, None, "stop"), piece(1, None, "stop"), DONE, END)
+
+    body = {"model": "jane", "messages": [{"role": "user", "content": "x"}], "stream": True, "n": 2, **AS_JSON}
+    async with (
+        Upstream(begins) as a,
+        running(config_for({"a": a.url}, model=HELD)) as router,
+        asyncio.timeout(10),
+        router.client.stream("POST", "/v1/chat/completions", json=body) as response,
+    ):
+        lines = response.aiter_lines()
+        async for line in lines:
+            if '"content":"{"' in line:
+                break
+        may_end.set()
+        assert [line async for line in lines if line][-1] == "data: [DONE]"
 
 
 async def test_the_type_of_an_answer_may_be_written_in_capitals() -> None:
