@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from abc import ABC, abstractmethod
 
 import msgspec
 
@@ -38,7 +37,7 @@ MAX_LESSONS = (
     8  # a stream goes from reasoning to content and back a few times; one whose shape never settles is read in full
 )
 DONE = b"[DONE]"
-_EVENT_STREAM = "text/event-stream"
+EVENT_STREAM = "text/event-stream"
 AFTER_DONE_S = 1.0  # what ends the framing comes with [DONE] or right after it; a client need not wait longer for what says nothing
 
 
@@ -50,7 +49,7 @@ class StreamLimits(msgspec.Struct, frozen=True, gc=False):
     deadline_s: float
 
 
-class _Relay(ABC):
+class Relay:
     """What stands between a backend and a client: while the client reads nothing, the backend waits and its clock stands still."""
 
     __slots__ = ("_between_tokens_s", "_client", "_ends_s", "_limits", "_loop", "_reply")
@@ -77,12 +76,28 @@ class _Relay(ABC):
     def _next_limit_s(self) -> float:
         return min(self._loop.time() + self._between_tokens_s, self._ends_s)
 
-    @abstractmethod
+    async def _framings_end(self) -> None:
+        """Everything was said: whether the message ends well only decides over the connection's further use."""
+        self._reply.set_limit(min(self._loop.time() + AFTER_DONE_S, self._ends_s), self._late)
+        with contextlib.suppress(BackendError):
+            await self._reply.pump(_drop)
+
     def _late(self) -> BackendError:
         """What went wrong when the limit has passed."""
+        now_s = self._loop.time()
+        if now_s >= self._limits.deadline_s:
+            return DeadlinePassed("the call's deadline passed in mid-stream")
+        if now_s >= self._limits.ends_s:
+            return StreamBroken("the answer takes longer than its backend may")
+        said = f"no content for {self._limits.between_tokens_s:g} s in mid-stream"
+        return StreamBroken(said, is_stalled=True)
 
 
-class StreamRelay(_Relay):
+def _drop(_data: bytes) -> None:
+    """What follows the last event is nobody's."""
+
+
+class StreamRelay(Relay):
     """One stream of chat completions or completions on its way to the client."""
 
     __slots__ = (
@@ -125,7 +140,7 @@ class StreamRelay(_Relay):
     async def until_content(self) -> None:
         """Hold events back until one has content. Raises BackendError where none comes: the call may still move."""
         reply = self._reply
-        if not reply.headers.get("content-type", "").lower().startswith(_EVENT_STREAM):
+        if not reply.headers.get("content-type", "").lower().startswith(EVENT_STREAM):
             raise fault_of_error(await reply.read(MAX_ANSWER_BYTES))
         await reply.pump(self._hold)
         if self.first_s:
@@ -163,12 +178,6 @@ class StreamRelay(_Relay):
     def ends(self) -> Ends:
         """Which of its choices have ended so far, and why."""
         return self._ends
-
-    async def _framings_end(self) -> None:
-        """Everything was said: whether the message ends well only decides over the connection's further use."""
-        self._reply.set_limit(min(self._loop.time() + AFTER_DONE_S, self._ends_s), self._late)
-        with contextlib.suppress(BackendError):
-            await self._reply.pump(_drop)
 
     # -- sinks: called from the socket, they never wait; the limit is set before the write, which may move it ------------
 
@@ -274,15 +283,6 @@ class StreamRelay(_Relay):
 
     # -- inside --------------------------------------------------------------------------------------
 
-    def _late(self) -> BackendError:
-        now_s = self._loop.time()
-        if now_s >= self._limits.deadline_s:
-            return DeadlinePassed("the call's deadline passed in mid-stream")
-        if now_s >= self._limits.ends_s:
-            return StreamBroken("the answer takes longer than its backend may")
-        said = f"no content for {self._limits.between_tokens_s:g} s in mid-stream"
-        return StreamBroken(said, is_stalled=True)
-
     def _late_while_held(self) -> BackendError:
         """Nothing was sent: the call may still move."""
         error = self._late()
@@ -314,7 +314,7 @@ async def read_answer(reply: Exchange, kind: str, canonical: Canonical) -> bytes
     return canonical.whole(kind, await reply.read(MAX_ANSWER_BYTES))
 
 
-class PassRelay(_Relay):
+class PassRelay(Relay):
     """Bytes as they come, for answers that are not interpreted."""
 
     __slots__ = ()
@@ -336,7 +336,3 @@ class PassRelay(_Relay):
 
     def _late(self) -> BackendError:
         return AnswerTimeout("the answer stopped in the middle")
-
-
-def _drop(_data: bytes) -> None:
-    """What follows [DONE] is nobody's."""

@@ -6,8 +6,6 @@ from there on it is `StreamBroken`. No stream is resumed here: an item that brok
 
 from __future__ import annotations
 
-import contextlib
-
 from backends.apis import Shown, read_whole
 from backends.errors import BackendError, DeadlinePassed, ProtocolBroken, StreamBroken
 from backends.events import TypedStream
@@ -15,9 +13,7 @@ from backends.exchange import Exchange
 from backends.faults import fault_of_error
 from backends.sse import SseDecoder
 from router.client import Client
-from router.relay import AFTER_DONE_S, MAX_ANSWER_BYTES, MAX_HELD_BYTES, StreamLimits, _Relay
-
-_EVENT_STREAM = "text/event-stream"
+from router.relay import EVENT_STREAM, MAX_ANSWER_BYTES, MAX_HELD_BYTES, Relay, StreamLimits
 
 
 async def read_typed(reply: Exchange, form: str, shown: Shown) -> bytes:
@@ -25,7 +21,7 @@ async def read_typed(reply: Exchange, form: str, shown: Shown) -> bytes:
     return read_whole(form, await reply.read(MAX_ANSWER_BYTES), shown)
 
 
-class TypedRelay(_Relay):
+class TypedRelay(Relay):
     """One stream of a response or a message on its way to the client."""
 
     __slots__ = ("_decoder", "_held", "_held_bytes", "_stream", "has_content")
@@ -41,7 +37,7 @@ class TypedRelay(_Relay):
     async def until_content(self) -> None:
         """Hold events back until one has content. Raises BackendError where none comes: the call may still move."""
         reply = self._reply
-        if not reply.headers.get("content-type", "").lower().startswith(_EVENT_STREAM):
+        if not reply.headers.get("content-type", "").lower().startswith(EVENT_STREAM):
             raise fault_of_error(await reply.read(MAX_ANSWER_BYTES))
         await reply.pump(self._hold)
         if not (self.has_content or self._stream.is_whole):
@@ -65,9 +61,7 @@ class TypedRelay(_Relay):
             client.read_from(None)
         if not self._stream.is_whole:
             raise StreamBroken("the stream ended without its last event")
-        self._reply.set_limit(min(self._loop.time() + AFTER_DONE_S, self._ends_s), self._late)
-        with contextlib.suppress(BackendError):  # all was said: how the framing ends decides over the connection alone
-            await self._reply.pump(_drop)
+        await self._framings_end()
 
     def _hold(self, data: bytes) -> bool:
         self._held_bytes += len(data)
@@ -93,15 +87,3 @@ class TypedRelay(_Relay):
         for event in self._decoder.feed(data):
             has_content = self._stream.take(event, out) or has_content
         return has_content
-
-    def _late(self) -> BackendError:
-        now_s = self._loop.time()
-        if now_s >= self._limits.deadline_s:
-            return DeadlinePassed("the call's deadline passed in mid-stream")
-        if now_s >= self._limits.ends_s:
-            return StreamBroken("the answer takes longer than its backend may")
-        return StreamBroken(f"no content for {self._limits.between_tokens_s:g} s in mid-stream", is_stalled=True)
-
-
-def _drop(_data: bytes) -> None:
-    """What follows the last event is nobody's."""
