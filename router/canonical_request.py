@@ -68,11 +68,14 @@ _TURNS = msgspec.json.Decoder(list[_Turn])
 _PIECES = msgspec.json.Decoder(list[msgspec.Raw])
 _ANY_TURN = msgspec.json.Decoder(_AnyTurn)
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-# How a message begins that its writer has put the role first in, one each for the roles of a plain conversation, all as long.
-OPENING_BYTES = 20
-PLAIN_OPENINGS = frozenset({
-    b'{"role":"user","cont', b'{"role":"system","co', b'{"role":"assistant",', b'{"include_usage":tru',
-})  # fmt: skip
+# How a message begins that its writer has put the role first in, one each for the roles of a plain conversation, all as long; with what
+# stands before the first one, and before one that follows another message.
+_PLAIN_TURNS_OPEN = (b'{"role":"user","cont', b'{"role":"system","co', b'{"role":"assistant",')
+LEAD_BYTES, OPENING_BYTES = 2, 22
+PLAIN_OPENINGS = frozenset(
+    lead + opening for lead in (b":[", b"},") for opening in _PLAIN_TURNS_OPEN
+) | {b'":{"include_usage":tru'}  # fmt: skip
+PLAIN_END = b"}]"  # of the last message, and the list
 
 
 def has_odd_turns(messages: msgspec.Raw) -> bool:

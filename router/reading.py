@@ -17,7 +17,9 @@ from backends.asking import AS_IT_IS, Translation
 from backends.http1 import Pieces
 from router.bad_call import BadCall
 from router.canonical_request import (
+    LEAD_BYTES,
     OPENING_BYTES,
+    PLAIN_END,
     PLAIN_OPENINGS,
     Fields,
     canonical,
@@ -150,7 +152,9 @@ def read_body(kind: str, body: bytes) -> CallBody:
         has_tools=is_filled(fields.get("tools")),
         user=_text(fields, "user") if kind != "messages" else _user_of_metadata(fields.get("metadata")),
         size_bytes=len(body),
-        has_odd_turns=kind == "chat" and not is_plain and has_odd_turns(fields["messages"]),
+        has_odd_turns=kind == "chat"
+        and not (is_plain and memoryview(fields["messages"])[-len(PLAIN_END) :] == PLAIN_END)
+        and has_odd_turns(fields["messages"]),
     )
 
 
@@ -202,7 +206,7 @@ def _check_depth(body: bytes) -> bool:
 def _objects_in(body: bytes) -> tuple[int, bool]:
     """How many objects a body seems to have, at most `MAX_DEPTH` + 1, and whether all but itself open as a plain turn does.
 
-    What opens so stands in no string: there its quotes would be escaped.
+    What opens so stands in no string: there its quotes would be escaped. And nothing but turns stands before the last of them.
     """
     position = body.find(b"{")
     is_plain = True
@@ -210,7 +214,7 @@ def _objects_in(body: bytes) -> tuple[int, bool]:
         position = body.find(b"{", position + 1)
         if position < 0:
             return count, is_plain
-        is_plain = is_plain and body[position : position + OPENING_BYTES] in PLAIN_OPENINGS
+        is_plain = is_plain and body[position - LEAD_BYTES : position - LEAD_BYTES + OPENING_BYTES] in PLAIN_OPENINGS
     return MAX_DEPTH + 1, False
 
 

@@ -190,11 +190,13 @@ def test_a_turn_of_nobody_is_refused(turn: Any, place: str, words: str, indent: 
     assert raised.value.param == f"messages[1]{place}"
 
 
-@pytest.mark.parametrize("turn", ["hi", None, 3, [USER]])
-def test_what_is_no_message_is_refused(turn: Any) -> None:
-    with pytest.raises(BadCall, match="must be an object") as raised:
-        read(messages=[USER, turn])
-    assert raised.value.param == "messages[1]"
+@pytest.mark.parametrize("turn", ["hi", None, 3, [USER], []])
+@pytest.mark.parametrize("first", [USER, LONG], ids=["short", "long"])
+def test_what_is_no_message_is_refused_wherever_it_stands(first: Any, turn: Any) -> None:
+    for messages in ([first, turn], [first, turn, USER], [turn, first]):
+        with pytest.raises(BadCall, match="must be an object") as raised:
+            read(messages=messages)
+        assert raised.value.param == f"messages[{messages.index(turn)}]"
 
 
 def test_a_role_that_stands_twice_is_refused_where_one_of_them_is_nobodys() -> None:

@@ -193,6 +193,7 @@ async def test_ctrl_c_ends_it_at_once_without_a_traceback(tmp_path: Path) -> Non
             env=ENV,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            preexec_fn=_hears_ctrl_c,
         )
         async with asyncio.timeout(20):
             while not silent.asked:
@@ -202,6 +203,11 @@ async def test_ctrl_c_ends_it_at_once_without_a_traceback(tmp_path: Path) -> Non
     assert process.returncode == 130
     assert (out, b"Traceback" in err) == (b"", False)
     assert err.decode().splitlines()[-1] == "preflight: interrupted; nothing was changed anywhere."
+
+
+def _hears_ctrl_c() -> None:
+    """As at a terminal: what a shell starts in the background ignores it, and hands that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _last(text: str) -> str:
