@@ -174,11 +174,6 @@ class Whole(msgspec.Struct, gc=False):
     error: msgspec.Raw = _NO_VALUE
 
 
-class _Named(msgspec.Struct, gc=False):
-    model: str | None = None
-    error: msgspec.Raw = _NO_VALUE
-
-
 def has_value(value: msgspec.Raw) -> bool:
     """Whether a field of any type has a value other than null and the empty ones."""
     if not value:
@@ -194,7 +189,6 @@ def _is_there(value: msgspec.Raw) -> bool:
 _EMPTY = (b"", b"null", b'""', b"[]", b"{}")
 _CHUNK = msgspec.json.Decoder(Chunk)
 _WHOLE = msgspec.json.Decoder(Whole)
-_NAMED = msgspec.json.Decoder(_Named)
 
 
 def read_chunk(data: bytes) -> Chunk:
@@ -228,19 +222,6 @@ def read_whole(kind: str, body: bytes) -> Whole:
     elif any(choice.finish_reason == ABORT for choice in whole.choices):
         raise Failed("the engine aborted the answer")
     return whole
-
-
-def check_whole(kind: str, body: bytes) -> str | None:
-    """The `model` that a whole answer of any kind names. Raises BackendError where the body is no answer."""
-    if kind in ("chat", "completions", "embeddings"):
-        return read_whole(kind, body).model
-    try:
-        named = _NAMED.decode(body)
-    except MALFORMED as exc:
-        raise ProtocolBroken(f"the answer is not the JSON of a {kind} answer: {exc}") from exc
-    if _is_there(named.error):
-        raise fault_of_error(body)
-    return named.model
 
 
 # The inside of a JSON string as engines write one, and as it is written again: letters of any language, and escapes of one letter.

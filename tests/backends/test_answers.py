@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from backends.answers import ChunkShape, check_whole, read_chunk
+from backends.answers import ChunkShape, read_chunk, read_whole
 from backends.canonical import Naming
 from backends.canonical_forms import Answer
 from backends.errors import BackendError, Failed, NotServed, Overflow, ProtocolBroken, Refused, Rejected, RouteMissing
@@ -98,8 +98,6 @@ WHOLE: list[tuple[str, str, bytes, type[BackendError] | str | None]] = [
     ("a chat completion", "chat", compact({"model": "m", "choices": [CHOICE]}), "m"),
     ("a completion", "completions", compact({"model": "m", "choices": [{"text": "a"}]}), "m"),
     ("embeddings", "embeddings", compact({"model": "m", "data": [{"embedding": [1.0]}]}), "m"),
-    ("a response", "responses", compact({"model": "m", "output": [], "error": None}), "m"),
-    ("a message", "messages", compact({"model": "m", "content": [{"type": "text", "text": "a"}]}), "m"),
     ("an answer that names no model", "chat", compact({"choices": [CHOICE]}), None),
     ("no choices", "chat", compact({"model": "m", "choices": []}), ProtocolBroken),
     ("choices missing", "chat", b"{}", ProtocolBroken),
@@ -108,10 +106,10 @@ WHOLE: list[tuple[str, str, bytes, type[BackendError] | str | None]] = [
     ("an abort", "chat", compact({"choices": [{**CHOICE, "finish_reason": "abort"}]}), Failed),
     ("an error", "chat", b'{"error":{"message":"dead","code":500}}', Failed),
     ("an error instead of embeddings", "embeddings", b'{"error":"No models loaded"}', NotServed),
-    ("an error instead of a message", "messages", b'{"type":"error","error":{"type":"overloaded_error","message":"x"}}', Refused),
-    ("LM Studio's 200 to an unknown path", "responses", b'{"error":"Unexpected endpoint or method. (POST /v1/responses)"}', RouteMissing),
+    ("Anthropic's error", "chat", b'{"type":"error","error":{"type":"overloaded_error","message":"x"}}', Refused),
+    ("LM Studio's 200 to an unknown path", "embeddings", b'{"error":"Unexpected endpoint or method. (POST /v1/embeddings)"}', RouteMissing),
     ("HTML", "chat", b"<html></html>", ProtocolBroken),
-    ("nothing", "responses", b"", ProtocolBroken),
+    ("nothing", "chat", b"", ProtocolBroken),
     ("nesting without end", "chat", b'{"x":' + b'{"a":' * 200_000, ProtocolBroken),
 ]  # fmt: skip
 
@@ -122,10 +120,10 @@ def test_a_whole_answer_names_its_model_or_raises_its_meaning(
 ) -> None:
     if isinstance(expected, type):
         with pytest.raises(BackendError) as caught:
-            check_whole(kind, body)
+            read_whole(kind, body)
         assert type(caught.value) is expected
     else:
-        assert check_whole(kind, body) == expected
+        assert read_whole(kind, body).model == expected
 
 
 KNOWN = st.sampled_from(["choices", "error", "delta", "text", "model", "finish_reason"])
@@ -139,7 +137,7 @@ def test_nothing_that_is_read_raises_anything_but_a_backend_error(data: bytes) -
     with contextlib.suppress(BackendError):
         read_chunk(data)
     with contextlib.suppress(BackendError):
-        check_whole("chat", data)
+        read_whole("chat", data)
 
 
 # -- the shape of a stream's chunks --------------------------------------------------------------------

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from backends.answers import check_whole, read_chunk
+from backends.answers import read_chunk, read_whole
 from backends.dialects import DIALECTS
 from backends.errors import BackendError, Failed, FirstTokenTimeout, KeyRefused, ProtocolBroken, Refused
 from backends.http import Replica
@@ -77,7 +77,7 @@ async def test_a_whole_answer(kind: str) -> None:
     async with backend(kind, answer(chat_answer("Hello"))) as (wire, replica):
         async with replica.open(CALL, limits()) as reply:
             assert reply.status == 200 and reply.headers["content-type"] == "application/json"
-            assert check_whole("chat", await reply.read(1 << 20)) == "m"
+            assert read_whole("chat", await reply.read(1 << 20)).model == "m"
         assert replica.pool.idle == 1 and wire.connections == 1
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from backends.answers import check_whole, read_chunk
+from backends.answers import read_chunk, read_whole
 from backends.errors import (
     BackendError,
     Failed,
@@ -227,7 +227,7 @@ def test_a_captured_error_inside_a_stream_means(name: str, index: int, error: Fa
 
 def test_a_captured_abort_with_status_200_is_a_failure() -> None:
     with pytest.raises(Failed, match="aborted"):
-        check_whole("chat", captured("vllm-0.33-gpt-oss/fail_abort0")[2])
+        read_whole("chat", captured("vllm-0.33-gpt-oss/fail_abort0")[2])
 
 
 @pytest.mark.parametrize(("status", "body", "error"), [row[1:] for row in SEEN], ids=[row[0] for row in SEEN])
