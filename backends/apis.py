@@ -24,6 +24,7 @@ _OBJECT = msgspec.json.Decoder(Fields)
 _STRING = msgspec.json.Decoder(str)
 _CREATED = re.compile(rb"\d{1,15}")  # some say it with fractions of a second
 _NULL = msgspec.Raw(b"null")
+_NO_ITEMS = msgspec.Raw(b"[]")
 
 
 class Shown(msgspec.Struct, gc=False):
@@ -31,7 +32,8 @@ class Shown(msgspec.Struct, gc=False):
 
     `mark` makes of a response's id the one that leads back to its owner; `previous_id` is the one that the client itself sent.
     `made_id` is for answers that nobody can ask for again. `created_s` is in seconds since 1970, for engines that don't say it.
-    `said`: the model that the backend has named, `usage`: the tokens that it has counted; None before it has.
+    `said`: the model that the backend has named, `usage`: the tokens that it has counted; None before it has. `output` is what was answered
+    (a response's items, a message's blocks) as far as it has come in one piece, `ended_as` its `status` or `stop_reason`.
     """
 
     model: str
@@ -41,6 +43,8 @@ class Shown(msgspec.Struct, gc=False):
     previous_id: str | None = None
     said: str | None = None
     usage: Usage | None = None
+    output: msgspec.Raw = _NO_ITEMS
+    ended_as: str = ""
 
 
 def is_there(value: msgspec.Raw | None) -> bool:
@@ -169,7 +173,8 @@ def shown_response(fields: Fields, shown: Shown) -> Fields:
     shows["model"] = _json(shown.model)
     previous = text_of(fields.get("previous_response_id"))
     shows["previous_response_id"] = _json(shown.previous_id or (shown.mark(previous) if previous else None))
-    shows["output"] = _shown_output(shows["output"])
+    shown.output = shows["output"] = _shown_output(shows["output"])
+    shown.ended_as = text_of(shows["status"])
     shows["usage"] = _recounted(_RESPONSE_USAGE, fields.get("usage"), shown)
     return shows
 
@@ -248,12 +253,14 @@ def shown_message(fields: Fields, shown: Shown) -> Fields:
     if said:
         shown.said = said
     sequence = fields.get("stop_sequence", _NULL)
+    shown.output = fields.get("content", _NO_ITEMS)
+    shown.ended_as = text_of(fields.get("stop_reason"))
     return {
         "id": _json(shown.made_id),
         "type": msgspec.Raw(b'"message"'),
         "role": msgspec.Raw(b'"assistant"'),
         "model": _json(shown.model),
-        "content": fields.get("content", msgspec.Raw(b"[]")),
+        "content": shown.output,
         "stop_reason": _json(BY_SEQUENCE) if is_there(sequence) else fields.get("stop_reason", _NULL),
         "stop_sequence": sequence,
         "usage": _recounted(_MESSAGE_USAGE, fields.get("usage"), shown),

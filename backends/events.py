@@ -311,7 +311,7 @@ class MessageStream(TypedStream):
         end = _END.decode(said.delta or b"{}")
         if end.stop_sequence is not None:
             end.stop_reason = BY_SEQUENCE
-        self._stop_reason = end.stop_reason or self._stop_reason
+        self._stop_reason = self._shown.ended_as = end.stop_reason or self._stop_reason
         usage = (_END_USAGE.decode(said.usage) if is_there(said.usage) else _EndUsage()).whole(self._begun)
         self._shown.usage = usage.counted()
         said.delta = msgspec.Raw(msgspec.json.encode(end))

@@ -21,7 +21,9 @@ from policies.retry import MIN_USEFUL_S
 from router.answer_headers import Header, call_headers
 from router.call import AttemptNote, Call, NoBody
 from router.client import Client
+from router.contract_apis import TypedContract, of_completions
 from router.contract_asked import Asking
+from router.contract_asked_apis import asking_of
 from router.contracts import Contract, Stream
 from router.fleet import Binding, LiveModel, LiveReplica
 from router.gate import Gate, GateFull
@@ -33,6 +35,7 @@ from router.typed import TypedRelay, read_typed
 
 _JSON = b"application/json"
 _EVENTS = b"text/event-stream; charset=utf-8"
+_ANSWERS = frozenset({"responses", "messages"})  # of `backends.apis.FORMS`
 
 
 class Racing(Protocol):
@@ -163,8 +166,10 @@ class Attempt:
                 return await self._stream(reply, replica, started_s)
             body = await read_answer(reply, call.facts.kind, canonical)
             contract = self._contract()
-            if contract is not None and not contract.is_beyond_doubt(canonical.text, self._chat()):
+            if contract is not None and not contract.is_beyond_doubt(canonical.text, self._asks()):
                 self._hold_to(contract.of_whole(self._asked_for(), body))
+            elif call.facts.kind == "completions":
+                self._hold_to(of_completions(self.model.contract, self._asks(), body))
             self._first_content(replica, started_s)
             return self._whole(200, _JSON, body)
 
@@ -209,17 +214,17 @@ class Attempt:
         return b""
 
     def _contract(self) -> Contract | None:
-        """What the answer must be; None where anything will do, and in other APIs."""
+        """What the answer of a chat must be; None where anything will do."""
         return self.model.contract if self.call.facts.kind == "chat" else None
 
     def _asked_for(self) -> Asking:
         call = self.call
         if call.asking is None:
-            call.asking = Asking(self._chat())
+            call.asking = asking_of(call.facts.kind, self._asks())
         return call.asking
 
-    def _chat(self) -> CallBody:
-        assert isinstance(self.call.body, CallBody), "a chat has a body of JSON"
+    def _asks(self) -> CallBody:
+        assert isinstance(self.call.body, CallBody), "what is judged has a body of JSON"
         return self.call.body
 
     def _hold_to(self, found: Judgement | None, *, is_sent: bool = False) -> None:
@@ -245,10 +250,13 @@ class Attempt:
 
     async def _typed(self, reply: Exchange, replica: LiveReplica, started_s: float) -> bytes:
         shown = self._shown(replica)
+        contract = self._typed_contract(shown)
         if not self.call.facts.stream:
             body = await read_typed(reply, self.call.form, shown)
             self._hear(shown)
             self._count(shown)
+            if contract is not None:
+                self._hold_to(contract.of_whole())
             self._first_content(replica, started_s)
             return self._whole(200, _JSON, body)
         relay = TypedRelay(reply, self.client, stream_of(self.call.form, shown), self._stream_limits(started_s))
@@ -261,6 +269,13 @@ class Attempt:
         await relay.to_the_end()
         self._count(shown)
         return b""
+
+    def _typed_contract(self, shown: Shown) -> TypedContract | None:
+        """None where anything will do, and for what is no new answer: a stored response, a count."""
+        contract, call = self.model.contract, self.call
+        if contract is None or call.form not in _ANSWERS or isinstance(call.body, NoBody):
+            return None
+        return TypedContract(contract, self._asked_for(), shown)
 
     def _count(self, shown: Shown) -> None:
         """A response that is shown again has been counted when it was made."""

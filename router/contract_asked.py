@@ -1,6 +1,11 @@
-"""What a client asked for, as far as its answer is judged by it; read once a call, and only when an answer has come."""
+"""What a client asked for in a chat, as far as its answer is judged by it; read once a call, and only when an answer has come.
+
+What the other APIs have in other places is in `router.contract_asked_apis`.
+"""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import msgspec
 
@@ -49,19 +54,23 @@ _CHOICE = msgspec.json.Decoder(str | _Named | None)
 _FORMAT = msgspec.json.Decoder(_Format | None)
 _TURNS = msgspec.json.Decoder(list[msgspec.Raw])
 _TURN = msgspec.json.Decoder(_Turn)
-_FORMATS = {"json_object": Format.OBJECT, "json_schema": Format.SCHEMA}
+FORMATS = {"json_object": Format.OBJECT, "json_schema": Format.SCHEMA}
 
 
 class Asking:
-    """One call's side of its contract. `is_special`: it has tools, or wants a format; of all others only little is judged."""
+    """One call's side of its contract. `is_special`: it has tools, or wants a format; of all others only little is judged.
+
+    `format_field`: where the call says what the content must be; None where its API has no such field.
+    """
 
     __slots__ = ("_asked", "_body", "has_tools", "is_special")
+    format_field: ClassVar[str | None] = "response_format"
 
     def __init__(self, body: CallBody):
         self._body = body
         self._asked: Asked | None = None
         self.has_tools = body.has_tools
-        self.is_special = body.has_tools or "response_format" in body.fields
+        self.is_special = body.has_tools or self.format_field in body.fields
 
     @property
     def has_many(self) -> bool:
@@ -77,8 +86,11 @@ class Asking:
     def asked(self) -> Asked:
         """What was asked for."""
         if self._asked is None:
-            self._asked = read_asked(self._body)
+            self._asked = self._read()
         return self._asked
+
+    def _read(self) -> Asked:
+        return read_asked(self._body)
 
     def begins_the_answer(self) -> bool:
         """Whether the conversation ends with a message of the assistant's: some engines go on with it."""
@@ -93,15 +105,19 @@ def read_asked(body: CallBody) -> Asked:
     fields = body.fields
     tools, has_other_tools = _tools(fields.get("tools"))
     form, schema = _format(fields.get("response_format"))
-    stop = fields.get("stop")
     return Asked(
         tools,
         has_other_tools=has_other_tools,
         calling=_calling(fields.get("tool_choice")),
         format=form,
         schema=schema,
-        may_be_cut=stop is not None and has_value(stop),
+        may_be_cut=is_set(fields.get("stop")),
     )
+
+
+def is_set(value: msgspec.Raw | None) -> bool:
+    """Whether the client has given the field a value that is not empty."""
+    return value is not None and has_value(value)
 
 
 def _tools(raw: msgspec.Raw | None) -> tuple[dict[str, bytes], bool]:
@@ -112,10 +128,11 @@ def _tools(raw: msgspec.Raw | None) -> tuple[dict[str, bytes], bool]:
     except MALFORMED:
         return {}, has_value(raw)
     offered = [tool.function for tool in tools if tool.function is not None]
-    return {each.name: _schema(each.parameters) for each in offered}, len(offered) < len(tools)
+    return {each.name: schema_of(each.parameters) for each in offered}, len(offered) < len(tools)
 
 
-def _schema(raw: msgspec.Raw) -> bytes:
+def schema_of(raw: msgspec.Raw) -> bytes:
+    """A schema's JSON; b"" where there is none."""
     schema = bytes(raw)
     return b"" if schema == b"null" else schema
 
@@ -145,4 +162,4 @@ def _format(raw: msgspec.Raw | None) -> tuple[Format, bytes]:
     if form is None:
         return Format.TEXT, b""
     schema = form.json_schema.schema if form.json_schema is not None else _NO_VALUE
-    return _FORMATS.get(form.type or "", Format.TEXT), _schema(schema)
+    return FORMATS.get(form.type or "", Format.TEXT), schema_of(schema)

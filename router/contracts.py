@@ -39,12 +39,13 @@ from router.contract_asked import Asking
 from router.reading import CallBody
 
 _NO_VALUE = msgspec.Raw()
+_PLAIN = Asked({})
 # Results that a part of the answer being elsewhere may explain: see `Asked.may_be_cut`.
 _IF_WHOLE = frozenset({Result.EMPTY, Result.TOOL_ARGUMENTS_NOT_JSON, Result.JSON_INVALID})
 
 
 class Contract:
-    """What a model's answers must be; one object a model. Only chat completions are judged."""
+    """What a model's answers must be; one object a model. Chat is read here, the other APIs' answers in `router.contract_apis`."""
 
     def __init__(self, rules: AcceptRules, schemas: Schemas):
         self._rules = rules
@@ -53,7 +54,7 @@ class Contract:
     @staticmethod
     def is_beyond_doubt(text: bytes, body: CallBody) -> bool:
         """Whether a whole answer that is nothing but this raw text has nothing that would be judged; "" is no such answer."""
-        if not text or text[0] in _OPENINGS or text.endswith(_TEXTS_END):
+        if not text or text[0] in OPENINGS or text.endswith(TEXTS_END):
             return False
         return not body.has_tools and "response_format" not in body.fields
 
@@ -81,6 +82,15 @@ class Contract:
         found = [self._judge(asking, answered, is_special=is_special) for answered in answers]
         return self._told(_worst(found), is_special=is_special)
 
+    def of(self, asking: Asking, answered: Answered) -> Judgement | None:
+        """Of an answer that has been read; None where there is nothing to say of a plain call's."""
+        is_special = asking.is_special
+        return self._told(self._judge(asking, answered, is_special=is_special), is_special=is_special)
+
+    def of_plain(self, answered: Answered) -> Judgement | None:
+        """Of one of which only the text matters; None where there is nothing to say."""
+        return self._told(judge_plain(answered, _PLAIN, self._rules), is_special=False)
+
     def before_commit(self, asking: Asking, stream: Stream) -> Judgement | None:
         """Of a stream of which nothing was sent yet; None where there is nothing to say, or not yet."""
         watch = stream.watch
@@ -88,7 +98,7 @@ class Contract:
             return self._finally(watch, NOT_JUDGED)
         if watch is not None and stream.ends.are_all_seen:
             return self._finally(watch, self._of_stream(asking, stream, watch))
-        if stream.transcript.is_silent or stream.transcript.has_edge(_OPENINGS, _ENDING):
+        if stream.transcript.is_silent or stream.transcript.has_edge(OPENINGS, _ENDING):
             return self._told(self._judge(asking, stream.plain(), is_special=False), is_special=False)
         return None
 
@@ -98,7 +108,7 @@ class Contract:
         if watch is not None:
             return None if watch.is_judged else self._finally(watch, self._of_stream(asking, stream, watch))
         transcript = stream.transcript
-        if transcript.has_content and not transcript.has_edge(_OPENINGS, _ENDING):
+        if transcript.has_content and not transcript.has_edge(OPENINGS, _ENDING):
             return None
         return self._told(self._judge(asking, stream.plain(), is_special=False), is_special=False)
 
@@ -267,9 +277,9 @@ _WHOLE = msgspec.json.Decoder(_Whole)
 _MESSAGE = b'"message":{"role":"assistant","content":'
 _AFTER_MESSAGE = b'"},"logprobs":'
 _EMPTY = (b"null", b'""', b"[")
-_OPENINGS = frozenset(b" \\\t<acft")  # what markup may begin with, inside a JSON string
+OPENINGS = frozenset(b" \\\t<acft")  # what markup may begin with, inside a JSON string
 _ENDING = b'>"'
-_TEXTS_END = b"|>"
+TEXTS_END = b"|>"
 
 
 def _answered(choice: _Choice) -> Answered:
@@ -295,4 +305,4 @@ def _is_suspect(body: bytes) -> bool:
     if start < 0 or body.startswith(_EMPTY, start + len(_MESSAGE)):
         return True
     end = body.rfind(_AFTER_MESSAGE)
-    return body[start + len(_MESSAGE) + 1] in _OPENINGS or body[end - 2 : end] == _TEXTS_END
+    return body[start + len(_MESSAGE) + 1] in OPENINGS or body[end - 2 : end] == TEXTS_END

@@ -194,14 +194,6 @@ async def test_a_contract_that_takes_anything_takes_it_as_it_is(row: tuple[str, 
         assert await stage.results() == {}
 
 
-async def test_other_apis_have_no_contract() -> None:
-    choice = {"index": 0, "text": "", "finish_reason": "stop"}
-    body = {"id": "x", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
-    async with staged(sends(answer(body))) as stage:
-        heard = await stage.router.client.post("/v1/completions", json={"model": "jane", "prompt": "a"})
-        assert (heard.status_code, heard.json()["choices"][0]["text"]) == (200, "")
-
-
 # -- streams --------------------------------------------------------------------------------------------
 
 FITS = ['{"city":', '"Paris"}']
