@@ -164,6 +164,10 @@ class Canonical:
             else:
                 self._put_text(choice, out)
 
+    def ending(self) -> bytes:
+        """The last events of the stream, also of one that ends before anybody has heard that it began."""
+        return self.answer.ending(self.head)
+
     def _put_chat(self, choice: Choice, out: list[bytes]) -> None:
         index, said = choice.index, choice.delta
         if index not in self._begun:

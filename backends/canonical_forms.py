@@ -37,10 +37,10 @@ class Answer:
         self.head = b""
         self.is_said = False
 
-    def ending(self) -> bytes:
-        """The last events of its stream."""
+    def ending(self, head: bytes) -> bytes:
+        """The last events of its stream, whose events begin with `head`."""
         if self.wants_usage and self.usage is not None:
-            return b'%b],"usage":%b}\n\n%b' % (self.head, self.usage.as_json(), DONE_EVENT)
+            return b'%b],"usage":%b}\n\n%b' % (head, self.usage.as_json(), DONE_EVENT)
         return DONE_EVENT
 
     def call_id(self, engines: str | int | None, choice: int, place: int) -> str:

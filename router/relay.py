@@ -172,7 +172,7 @@ class StreamRelay(Relay):
         if self.is_done:
             await self._framings_end()
         else:
-            client.write(self._canonical.answer.ending())
+            client.write(self._canonical.ending())
 
     @property
     def ends(self) -> Ends:
@@ -266,7 +266,7 @@ class StreamRelay(Relay):
             if not self._ends.are_all_seen:  # vLLM says so after an error too; no client may take it for an end
                 raise ProtocolBroken("the stream said [DONE] without a finish_reason")
             self.is_done = True
-            out.append(self._canonical.answer.ending())
+            out.append(self._canonical.ending())
             return False
         if event.type == b"error":
             raise fault_of_error(data)

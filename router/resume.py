@@ -92,7 +92,7 @@ class Resumption:
     async def _end_whole(self) -> None:
         """Only what says nothing was missing."""
         answer = self._call.answer
-        self._client.write(DONE_EVENT if answer is None else answer.ending())
+        self._client.write(DONE_EVENT if answer is None else answer.ending(answer.head))
         await self._client.finish()
 
     async def _decide(self, said: Said, body: CallBody) -> tuple[ResumeStep, Skill]:

@@ -28,7 +28,6 @@ def begun(kind: str = "chat", **how: bool) -> Canonical:
     """What the stream of a model that is shown as jane goes through."""
     canonical = Naming("m", "jane").begin(Answer(kind, **(ANSWER | how)))
     canonical.begin_stream(kind)
-    canonical.answer.head = canonical.head
     return canonical
 
 
@@ -38,7 +37,7 @@ def sent(canonical: Canonical, *events: bytes) -> list[Any]:
     for data in events:
         if data != b"[DONE]":
             canonical.put(read_chunk(data), out)
-    out.append(canonical.answer.ending())
+    out.append(canonical.ending())
     raw = b"".join(out)
     assert raw.endswith(b"data: [DONE]\n\n") and b"\r" not in raw
     *lines, _done, rest = raw.decode().split("\n\n")
@@ -332,6 +331,7 @@ def test_usage_that_says_nothing_is_none_and_loses_no_answer(usage: str) -> None
 
 def test_a_stream_that_is_carried_on_says_no_second_role_and_adds_up() -> None:
     canonical = begun()
+    canonical.answer.head = canonical.head  # the client has heard it begin
     rest = Naming("other", "elsewhere").begin(canonical.answer)
     rest.carry_on("chat", lambda usage: usage.__class__(prompt=usage.prompt + 40))
     told = sent(rest, *deltas({"role": "assistant", "content": ""}, {"content": "a"}), COUNTED)

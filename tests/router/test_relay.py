@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import cast
 
 from hypothesis import example, given
@@ -50,7 +51,7 @@ class Reader:
     def read_from(self, reader: object) -> None: ...
 
 
-SAME = Answer("chat", wants_usage=False, one_tool_only=False)
+SAME = Answer("chat", wants_usage=True, one_tool_only=False)
 
 
 async def relayed(reads: list[bytes], *, is_chunked: bool, turns: bool = False) -> Reader:
@@ -88,6 +89,7 @@ def in_reads(raw: bytes, sizes: list[int]) -> list[bytes]:
 
 
 DONE = b"data: [DONE]\n\n"
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":2,"completion_tokens":5}}\n\n'
 EVENTS = st.sampled_from(
     [
         *(event({"content": text}) for text in ("a", " b", "longer than the others", "a\n", 'a"', "é", "")),
@@ -115,7 +117,7 @@ EVENTS = st.sampled_from(
 def test_what_the_client_gets_depends_neither_on_shapes_nor_on_how_chunks_and_reads_fell(
     events: list[bytes], after_done: list[bytes], cuts: list[int], sizes: list[int], turns: bool
 ) -> None:
-    stream = [event({"content": "first"}), *events, event({}, "stop"), DONE, *after_done]
+    stream = [event({"content": "first"}), *events, event({}, "stop"), USAGE, DONE, *after_done]
     by_event = STREAM_HEAD + b"".join(chunked(one) for one in stream) + END
     cut_anywhere = STREAM_HEAD + b"".join(chunked(part) for part in in_reads(b"".join(stream), cuts)) + END
     one_a_read = [STREAM_HEAD, *(chunked(one) for one in stream), END]
@@ -130,6 +132,7 @@ def test_what_the_client_gets_depends_neither_on_shapes_nor_on_how_chunks_and_re
     ways = asyncio.run(all_ways())
     assert len(set(ways)) == 1
     assert ways[0].endswith(DONE) and b"ghost" not in ways[0] and b'"m"' not in ways[0]
+    assert [json.loads(one.removeprefix(b"data: ")) for one in ways[0].split(b"\n\n")[:-2]][-1]["usage"]
 
 
 async def test_the_chunks_of_a_plain_stream_are_taken_by_their_shape() -> None:
