@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
@@ -175,7 +176,7 @@ class Schemas:
             from jsonschema import validators
 
             base = getattr(validators, name)
-            keywords = {**base.VALIDATORS, "$ref": self._referred, "pattern": self._matches}
+            keywords = {**base.VALIDATORS, "$ref": self._referred, "pattern": self._matches, "multipleOf": _divides}
             keywords = {keyword: self._counted(keyword, inner) for keyword, inner in keywords.items()}
             found = self._classes[name] = validators.extend(base, keywords)
         return found
@@ -212,6 +213,14 @@ class Schemas:
         self._work.spend(found.steps(len(instance)) // 64)
         if not found.expression.search(instance):
             yield ValidationError("a text that its pattern does not match")
+
+
+def _divides(_validator: Any, step: float, instance: Any, _schema: Any) -> Iterator[Any]:
+    """By the numbers as they are written: to jsonschema, which divides floats, 19.99 is no multiple of 0.01."""
+    from jsonschema.exceptions import ValidationError
+
+    if type(instance) in (int, float) and Decimal(repr(instance)) % Decimal(repr(step)):
+        yield ValidationError("a number that is no multiple")
 
 
 def _at_one(_value: Any, _instance: Any, _instance_bytes: int) -> int:

@@ -54,6 +54,11 @@ ROWS: list[tuple[str, Any, Any, Fit]] = [
     ("a format is a remark", {"format": "date"}, "tomorrow", Fit.FITS),
     ("a date by its pattern", {"pattern": r"^\d{4}-\d{2}-\d{2}$"}, "2026-11-22", Fit.FITS),
     ("not the end of the text", {"pattern": r"^\d{4}$"}, "2026\n", Fit.MISFITS),
+    ("a price in cents", {"multipleOf": 0.01}, 19.99, Fit.FITS),
+    ("a price between two cents", {"multipleOf": 0.01}, 19.995, Fit.MISFITS),
+    ("of a step that is a float", {"multipleOf": 2.0}, 5, Fit.MISFITS),
+    ("a text is no multiple, and need not be", {"multipleOf": 2}, "x", Fit.FITS),
+    ("more steps than can be counted", {"multipleOf": 1e-300}, 1e300, Fit.NOT_JUDGED),
     ("a number has no pattern", {"pattern": "^a$"}, 5, Fit.FITS),
     ("a remark that no draft knows", {"x-order": [1], "example": {"$ref": 5}, "type": "string"}, "x", Fit.FITS),
 ]
