@@ -186,7 +186,8 @@ def judge(answered: Answered, asked: Asked, rules: AcceptRules, schemas: Schemas
 
 def _tool_calls(answered: Answered, asked: Asked, schemas: Schemas, work: Work) -> list[Judgement]:
     if not answered.tool_calls:
-        if asked.calling is Calling.MUST and not answered.says_more:
+        is_all_cut = asked.may_be_cut and not answered.content
+        if asked.calling is Calling.MUST and not (answered.says_more or is_all_cut):
             return [Judgement(Result.TOOL_MISSING, "the model called no tool although it had to")]
         return []
     if asked.calling is Calling.MUST_NOT:

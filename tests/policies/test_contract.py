@@ -19,6 +19,7 @@ PLAIN = Asked(tools={})
 CUT = Asked(tools={"get_weather": CITY}, may_be_cut=True)
 OBJECT = Asked(tools={}, format=Format.OBJECT)
 CITY_JSON = Asked(tools={}, format=Format.SCHEMA, schema=CITY)
+MUST_CUT = Asked(tools={"get_weather": CITY}, calling=Calling.MUST, may_be_cut=True)
 CUT_JSON = Asked(tools={}, format=Format.OBJECT, may_be_cut=True)
 
 
@@ -58,6 +59,8 @@ ROWS: list[tuple[str, Asked, Answered, Result]] = [
     ("a call of another form", WEATHER, call(None), Result.NOT_JUDGED),
     ("a call although none may be made", NO_CALLS, call('{"city":"x"}'), Result.UNKNOWN_TOOL),
     ("a text where a call must be made", MUST, said("Hello"), Result.TOOL_MISSING),
+    ("nothing where a call must be made and the client set stop", MUST_CUT, said(""), Result.OK),
+    ("a text where a call must be made and the client set stop", MUST_CUT, said("Hello"), Result.TOOL_MISSING),
     ("a text cut off where a call must be made", MUST, said("Hello", "length"), Result.NOT_JUDGED),
     ("a refusal where a call must be made", MUST, Answered(None, says_more=True), Result.OK),
     ("an object", OBJECT, said('{"a": 1}'), Result.OK),
