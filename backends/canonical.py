@@ -87,6 +87,7 @@ class Canonical:
         "_add_up",
         "_begun",
         "_calls",
+        "_ended",
         "_functions",
         "_is_chat",
         "_naming",
@@ -136,6 +137,7 @@ class Canonical:
         """Call before the first event of a stream that begins with this attempt."""
         self._is_chat = kind == "chat"
         self._begun: set[int] = set()  # choices whose role has been sent
+        self._ended: set[int] = set()  # choices whose reason has been sent
         self._calls: dict[tuple[int, int], str] = {}  # tool calls that have begun, by choice and place: their names
         self._functions: set[int] = set()  # choices that called a function in the form before tools
         self._add_up: Callable[[Usage], Usage] | None = None
@@ -179,7 +181,7 @@ class Canonical:
             delta = _Delta(content="")  # vLLM tells those of a token without text too: in the form of any other's
         if delta is not _NOTHING:
             out.append(self._event(_ChatPiece(index, delta, logprobs)))
-        if choice.finish_reason:
+        if choice.finish_reason and self._is_first_end(index):
             out.append(self._event(_ChatPiece(index, _NOTHING, UNSET, self._reason(index, choice.finish_reason))))
 
     def _reason(self, choice: int, said: str) -> str:
@@ -190,8 +192,14 @@ class Canonical:
         logprobs = completions_logprobs(choice.logprobs) or UNSET
         if choice.text or logprobs is not UNSET:
             out.append(self._event(_TextPiece(choice.index, choice.text or "", logprobs)))
-        if choice.finish_reason:
+        if choice.finish_reason and self._is_first_end(choice.index):
             out.append(self._event(_TextPiece(choice.index, "", UNSET, reason_of(choice.finish_reason))))
+
+    def _is_first_end(self, choice: int) -> bool:
+        """Some servers say it again beside the usage."""
+        is_first = choice not in self._ended
+        self._ended.add(choice)
+        return is_first
 
     def _event(self, piece: _ChatPiece | _TextPiece) -> bytes:
         encoded = msgspec.json.encode(piece)

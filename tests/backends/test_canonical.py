@@ -282,6 +282,13 @@ def test_an_answer_ends_by_one_of_openais_words_in_an_event_of_its_own(
         assert last["choices"] == [{"index": 0, "delta": {}, "finish_reason": expected}]
 
 
+@pytest.mark.parametrize("kind", ["chat", "completions"])
+def test_each_choice_ends_once_also_where_a_server_says_so_again(kind: str) -> None:
+    ends = [b'{"choices":[{"index":%d,"delta":{},"text":"","finish_reason":"stop"}]}' % index for index in (0, 1, 0, 0)]
+    told = [one["choices"][0] for one in sent(begun(kind), *ends)]
+    assert [choice["index"] for choice in told if choice["finish_reason"]] == [0, 1]
+
+
 def test_logprobs_are_told_where_there_are_some_in_one_order() -> None:
     place = {
         "id": 5,
