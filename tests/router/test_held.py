@@ -15,6 +15,7 @@ import pytest
 from tests.running import Router, running
 from tests.upstream import END, STREAM_HEAD, Connection, Received, Upstream, answer, chunked
 
+SAID = [{"id": "msg_1", "type": "message", "content": [{"type": "output_text", "text": "Hello"}]}]
 NOT_FOUND = {
     "message": "Response with id '{}' not found.",
     "type": "invalid_request_error",
@@ -70,7 +71,7 @@ class Store:
         own_id = f"resp_{self.name}{len(self.held):04x}"
         self.held[own_id] = {
             "id": own_id, "object": "response", "created_at": 1, "status": "completed", "model": asked["model"],
-            "output": [{"id": "msg_1", "type": "message"}], "previous_response_id": before, "background": bool(asked.get("background")),
+            "output": SAID, "previous_response_id": before, "background": bool(asked.get("background")),
         }  # fmt: skip
         if asked.get("stream"):
             return [STREAM_HEAD, *self._events(self.held[own_id]), END]
