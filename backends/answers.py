@@ -187,14 +187,14 @@ def _is_there(value: msgspec.Raw) -> bool:
 
 
 _EMPTY = (b"", b"null", b'""', b"[]", b"{}")
-_CHUNK = msgspec.json.Decoder(Chunk)
+_CHUNK = msgspec.json.Decoder(Chunk | None)
 _WHOLE = msgspec.json.Decoder(Whole)
 
 
 def read_chunk(data: bytes) -> Chunk:
     """One event's data. Raises ProtocolBroken where it is not JSON of the right shape, the stream's own error where it is one."""
     try:
-        chunk = _CHUNK.decode(data)
+        chunk = _CHUNK.decode(data) or Chunk()  # llama-server opens a stream of several prompts with `null`
     except MALFORMED as exc:
         raise ProtocolBroken(f"a malformed event in the stream: {exc}") from exc
     if _is_there(chunk.error):
