@@ -163,6 +163,15 @@ async def test_an_answer_names_nobody_and_its_stream_is_whole(engine: Engine) ->
                 )
 
 
+@pytest.mark.parametrize("engine", ENGINES, indirect=True)
+async def test_one_stream_answers_each_of_several_prompts(engine: Engine) -> None:
+    """llama.cpp's server opens it with an event that is null."""
+    with over(engine) as router:
+        heard = await hear(router, "jane of 0", COMPLETIONS, prompt=["Once", "The"])
+    assert {event["choices"][0]["index"] for event in heard.events} == {0, 1}
+    assert (len(heard.finishes), heard.done, heard.errors) == (2, 1, [])
+
+
 async def _post(client: RawClient, model: str, *headers: str, **fields: Any) -> None:
     body = json.dumps({"model": model, "messages": QUESTION, "max_tokens": 4, **fields}).encode()
     await client.send(request(body, *headers))
