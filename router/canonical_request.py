@@ -128,7 +128,8 @@ def _token_limit(fields: Fields, name: str) -> bool:
 
 def _prompt_limit(fields: Fields, name: str) -> bool:
     """With `echo` no token at all may be asked for: the answer is the prompt with its own logprobs."""
-    return ("echo" in fields and bytes(fields[name]) == b"0") or _token_limit(fields, name)
+    is_echoed = "echo" in fields and bytes(fields["echo"]) == b"true"
+    return (is_echoed and bytes(fields[name]) == b"0") or _token_limit(fields, name)
 
 
 def _older_limit(fields: Fields, name: str) -> bool:
@@ -144,8 +145,11 @@ def _older_limit(fields: Fields, name: str) -> bool:
 
 def _stop(fields: Fields, name: str) -> bool:
     stop = _decoded(fields[name], _STOP, name, "a string or a list of strings")
-    if isinstance(stop, list) and len(stop) > MAX_STOP_STRINGS:
-        raise BadCall(f"{name} must have at most {MAX_STOP_STRINGS} strings, not {len(stop)}", param=name)
+    words = [stop] if isinstance(stop, str) else stop or []
+    if len(words) > MAX_STOP_STRINGS:
+        raise BadCall(f"{name} must have at most {MAX_STOP_STRINGS} strings, not {len(words)}", param=name)
+    if "" in words:  # vLLM refuses it, and llama-server stops before the first token
+        raise BadCall(f"{name} must not hold an empty string; leave it out to stop at none", param=name)
     return True
 
 

@@ -137,6 +137,8 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("half a token", {"max_tokens": 1.5}, "max_tokens", "whole number"),
     ("a limit that is a flag", {"max_tokens": True}, "max_tokens", "whole number"),
     ("45: five stop strings", {"stop": list("abcde")}, "stop", "at most 4 strings, not 5"),
+    ("45: a stop that is empty", {"stop": ""}, "stop", "an empty string"),
+    ("45: one stop string that is empty", {"stop": ["a", ""]}, "stop", "an empty string"),
     ("45: a stop that is no string", {"stop": [1]}, "stop", "list of strings"),
     ("41: an effort that nobody knows", {"reasoning_effort": "banana"}, "reasoning_effort", "one of none, minimal"),
     ("41: an effort in numbers", {"reasoning_effort": 3}, "reasoning_effort", "string"),
@@ -161,6 +163,12 @@ def test_what_backends_disagree_on_is_refused(fields: dict[str, Any], param: str
     with pytest.raises(BadCall, match=words) as raised:
         read(**fields)
     assert raised.value.param == param
+
+
+@pytest.mark.parametrize("echo", [False, None, 1], ids=["off", "null", "no flag"])
+def test_43_no_tokens_are_refused_where_the_prompt_is_not_echoed(echo: Any) -> None:
+    with pytest.raises(BadCall, match="at least 1"):
+        read("completions", max_tokens=0, echo=echo)
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool", "function"])
