@@ -242,7 +242,7 @@ AS_IT_IS = Translation({}, {}, is_counted=False)
 
 def translations(asks: Mapping[str, Ask], sampling: Mapping[str, Any]) -> dict[str, Translation]:
     """By kind of call, for a dialect's table and the fields that a model's operator has set; other kinds are sent as they are."""
-    in_chats = {name: raw(value) for name, value in sampling.items()}
+    in_chats = {name: raw(value) for name, value in sampling.items() if value is not None}
     in_prompts = {_for_prompts(name): value for name, value in in_chats.items() if name not in _ONLY_IN_CHATS}
     return {
         "chat": Translation(asks, in_chats, is_counted=True),

@@ -217,6 +217,10 @@ def test_one_limit_is_filled_in_where_two_names_of_it_are_pinned() -> None:
         assert sent(kind, {"seed": 1}, sampling={"max_tokens": 5, "max_completion_tokens": 9}) == {"seed": 1, name: 5}
 
 
+def test_null_fills_nothing_in() -> None:
+    assert sent("vllm", {"seed": 1}, sampling={"temperature": None, "top_p": 0.5}) == {"seed": 1, "top_p": 0.5}
+
+
 def test_a_plain_call_is_sent_on_behind_an_opening_and_is_not_looked_into() -> None:
     translation = translations(DIALECTS["lmstudio"].asks, {"top_p": 0.9})["chat"]
     fields = as_fields({"model": "m", "messages": [{"role": "user", "content": "x"}], "temperature": 0.5})
