@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from backends.faults import MALFORMED
 from policies.resume import Asked
-from router.reading import CallBody
+from router.reading import CallBody, value_of
 
 _GRAMMARS = (
     "structured_outputs",
@@ -32,41 +30,31 @@ _BESIDE_TEXT = (
 
 def asked_in(kind: str, body: CallBody) -> Asked:
     """The facts of a call of `kind`. Nothing that a client may have put there raises: it has been answered, so a backend took it."""
-    choices = [_read(body, name) for name in ("n", "best_of")]
-    limits = [limit for name in ("max_tokens", "max_completion_tokens") if type(limit := _read(body, name)) is int]
+    choices = [value_of(body.fields, name) for name in ("n", "best_of")]
+    limits = [
+        limit for name in ("max_tokens", "max_completion_tokens") if type(limit := value_of(body.fields, name)) is int
+    ]
     return Asked(
         kind,
         has_many_choices=any(value not in (None, 1) for value in choices),
-        has_logprobs=any(_read(body, name) not in (None, False) for name in _BESIDE_TEXT),
+        has_logprobs=any(value_of(body.fields, name) not in (None, False) for name in _BESIDE_TEXT),
         is_structured=_is_structured(body),
-        has_tools=body.has_tools and _read(body, "tool_choice") != "none",
+        has_tools=body.has_tools and value_of(body.fields, "tool_choice") != "none",
         is_open=kind == "chat" and _is_open(body),
-        is_one_prompt=isinstance(_read(body, "prompt"), str),
+        is_one_prompt=isinstance(value_of(body.fields, "prompt"), str),
         max_tokens=min(limits, default=None),
     )
 
 
 def _is_structured(body: CallBody) -> bool:
-    form, tool = _read(body, "response_format"), _read(body, "tool_choice")
+    form, tool = value_of(body.fields, "response_format"), value_of(body.fields, "tool_choice")
     is_text = form is None or (isinstance(form, dict) and form.get("type") == "text")
-    return not is_text or tool not in (None, "auto", "none") or any(_read(body, name) for name in _GRAMMARS)
+    return not is_text or tool not in (None, "auto", "none") or any(value_of(body.fields, name) for name in _GRAMMARS)
 
 
 def _is_open(body: CallBody) -> bool:
-    if _read(body, "continue_final_message") or _read(body, "add_generation_prompt") is False:
-        return True
     try:
         last = msgspec.json.decode(msgspec.json.decode(body.messages, type=list[msgspec.Raw])[-1])
     except MALFORMED:
         return True
     return not isinstance(last, dict) or last.get("role") == "assistant"
-
-
-def _read(body: CallBody, name: str) -> Any:
-    value = body.fields.get(name)
-    if value is None:
-        return None
-    try:
-        return msgspec.json.decode(value)
-    except MALFORMED:
-        return None

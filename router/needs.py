@@ -10,7 +10,7 @@ import msgspec
 from backends.faults import MALFORMED
 from policies.facts import NO_NEEDS, Need
 from router.multipart import FormBody
-from router.reading import CallBody
+from router.reading import CallBody, value_of
 
 # The fields of a call that may be more than text, by its kind. Where a kind is not named here, no field is read for it.
 _PROMPTS = {
@@ -64,33 +64,23 @@ def needs_of(kind: str, body: CallBody | FormBody) -> frozenset[Need]:
 
 
 def _by_fields(kind: str, fields: dict[str, msgspec.Raw]) -> Iterator[Need]:
-    if any(_is_above(_read(fields, name), 1) for name in ("n", "best_of")):
+    if any(_is_above(value_of(fields, name), 1) for name in ("n", "best_of")):
         yield Need.MANY_CHOICES
-    logprobs = _read(fields, "logprobs")
+    logprobs = value_of(fields, "logprobs")
     if (
         (logprobs not in (None, False) or (kind == "completions" and logprobs == 0 and logprobs is not False))
-        or _is_above(_read(fields, "top_logprobs"), 0)
-        or _read(fields, "prompt_logprobs") is not None
+        or _is_above(value_of(fields, "top_logprobs"), 0)
+        or value_of(fields, "prompt_logprobs") is not None
         or (kind == "responses" and b"logprobs" in bytes(fields.get("include", b"")))
     ):
         yield Need.LOGPROBS
-    modalities = _read(fields, "modalities")
+    modalities = value_of(fields, "modalities")
     if isinstance(modalities, list) and "audio" in modalities:
         yield Need.AUDIO
 
 
 def _is_above(value: Any, limit: int) -> bool:
     return isinstance(value, int | float) and value is not True and value > limit
-
-
-def _read(fields: dict[str, msgspec.Raw], name: str) -> Any:
-    value = fields.get(name)
-    if value is None:
-        return None
-    try:
-        return msgspec.json.decode(value)
-    except MALFORMED:
-        return None
 
 
 def _may_hold_parts(raw: bytes) -> bool:

@@ -10,10 +10,12 @@ that stands twice. Values that are not interpreted are the backend's to judge.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import msgspec
 
 from backends.asking import AS_IT_IS, Translation
+from backends.faults import MALFORMED
 from backends.http1 import Pieces
 from router.bad_call import BadCall
 from router.canonical_request import (
@@ -28,7 +30,7 @@ from router.canonical_request import (
     opening_of,
 )
 
-__all__ = ["MAX_DEPTH", "MAX_MODEL_CHARS", "NEVER_STREAMED", "BadCall", "CallBody", "read_body"]
+__all__ = ["MAX_DEPTH", "MAX_MODEL_CHARS", "NEVER_STREAMED", "BadCall", "CallBody", "read_body", "value_of"]
 
 MAX_DEPTH = 64  # orjson's and vLLM's parsers take 1,000 and more; no real call nests deeper than a JSON schema's dozen
 MAX_MODEL_CHARS = 200
@@ -319,6 +321,17 @@ def _user_of_metadata(value: msgspec.Raw | None) -> str | None:
     try:
         return _METADATA.decode(value).user_id if value is not None else None
     except msgspec.DecodeError:
+        return None
+
+
+def value_of(fields: Fields, name: str) -> Any:
+    """What a field says; None where it is missing, or cannot be read."""
+    value = fields.get(name)
+    if value is None:
+        return None
+    try:
+        return msgspec.json.decode(value)
+    except MALFORMED:
         return None
 
 
