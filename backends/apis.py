@@ -33,7 +33,8 @@ class Shown(msgspec.Struct, gc=False):
     `mark` makes of a response's id the one that leads back to its owner; `previous_id` is the one that the client itself sent.
     `made_id` is for answers that nobody can ask for again. `created_s` is in seconds since 1970, for engines that don't say it.
     `said`: the model that the backend has named, `usage`: the tokens that it has counted; None before it has. `output` is what was answered
-    (a response's items, a message's blocks) as far as it has come in one piece, `ended_as` its `status` or `stop_reason`.
+    (a response's items, a message's blocks) as far as it has come in one piece, `ended_as` its `status` or `stop_reason`;
+    `says_more_than_thoughts`: the stream of a message has begun a block of another kind.
     """
 
     model: str
@@ -45,6 +46,7 @@ class Shown(msgspec.Struct, gc=False):
     usage: Usage | None = None
     output: msgspec.Raw = _NO_ITEMS
     ended_as: str = ""
+    says_more_than_thoughts: bool = False
 
 
 def is_there(value: msgspec.Raw | None) -> bool:

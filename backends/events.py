@@ -288,7 +288,9 @@ class MessageStream(TypedStream):
         if kind == "content_block_delta":
             has_content = self._has_content or _says_something(said.delta)
         elif kind == "content_block_start":
-            has_content = _BLOCK.decode(said.content_block or b"{}").type not in _IN_PIECES
+            block = _BLOCK.decode(said.content_block or b"{}").type
+            has_content = block not in _IN_PIECES
+            self._shown.says_more_than_thoughts |= has_content or block == "text"
         elif kind == "message_delta":
             self._end(said)
         elif kind == "message_stop":

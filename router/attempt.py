@@ -259,8 +259,11 @@ class Attempt:
                 self._hold_to(contract.of_whole())
             self._first_content(replica, started_s)
             return self._whole(200, _JSON, body)
-        relay = TypedRelay(reply, self.client, stream_of(self.call.form, shown), self._stream_limits(started_s))
+        stream, watch = stream_of(self.call.form, shown), contract.watch if contract is not None else None
+        relay = TypedRelay(reply, self.client, stream, self._stream_limits(started_s), watch)
         await relay.until_content()
+        if contract is not None:
+            self._hold_to(contract.before_commit(has_content=relay.has_content, is_whole=stream.is_whole))
         if self.race is not None:
             self.race.commit(self)
         self._hear(shown)
@@ -268,14 +271,16 @@ class Attempt:
         self.client.begin(200, self._headers(_EVENTS))
         await relay.to_the_end()
         self._count(shown)
+        if contract is not None:
+            self._hold_to(contract.after_end(), is_sent=True)
         return b""
 
     def _typed_contract(self, shown: Shown) -> TypedContract | None:
         """None where anything will do, and for what is no new answer: a stored response, a count."""
         contract, call = self.model.contract, self.call
-        if contract is None or call.form not in _ANSWERS or isinstance(call.body, NoBody):
+        if contract is None or call.form not in _ANSWERS:
             return None
-        return TypedContract(contract, self._asked_for(), shown)
+        return TypedContract(contract, self._asked_for(), shown, is_streamed=call.facts.stream)
 
     def _count(self, shown: Shown) -> None:
         """A response that is shown again has been counted when it was made."""

@@ -66,12 +66,19 @@ class Contract:
         """What assembles the stream that answers `asking`; None for a plain call, which has nothing to be assembled."""
         if not asking.is_special:
             return None
-        rules = self._rules
         return Watch(
-            holds_all=rules.json is JsonRule.HOLD and asking.asked.format is not Format.TEXT,
-            holds_calls=rules.tool_calls and asking.has_tools,
+            holds_all=self.holds_all(asking),
+            holds_calls=self.holds_calls(asking),
             one_tool_only=asking.one_tool_only,
         )
+
+    def holds_all(self, asking: Asking) -> bool:
+        """Whether a stream is held back to its end whatever it says."""
+        return self._rules.json is JsonRule.HOLD and asking.asked.format is not Format.TEXT
+
+    def holds_calls(self, asking: Asking) -> bool:
+        """Whether one is that begins with a tool call."""
+        return self._rules.tool_calls and asking.has_tools
 
     def of_whole(self, asking: Asking, body: bytes) -> Judgement | None:
         """Of a whole answer in the form that clients get; None where there is nothing to say of a plain one."""

@@ -92,6 +92,11 @@ class Relay:
         said = f"no content for {self._limits.between_tokens_s:g} s in mid-stream"
         return StreamBroken(said, is_stalled=True)
 
+    def _late_while_held(self) -> BackendError:
+        """Nothing was sent: the call may still move."""
+        error = self._late()
+        return AnswerTimeout(str(error)) if isinstance(error, StreamBroken) else error
+
 
 def _drop(_data: bytes) -> None:
     """What follows the last event is nobody's."""
@@ -280,13 +285,6 @@ class StreamRelay(Relay):
         if self._watch is not None:
             self._watch.see(chunk)
         return chunk.has_content
-
-    # -- inside --------------------------------------------------------------------------------------
-
-    def _late_while_held(self) -> BackendError:
-        """Nothing was sent: the call may still move."""
-        error = self._late()
-        return AnswerTimeout(str(error)) if isinstance(error, StreamBroken) else error
 
 
 class _Passed(msgspec.Struct, gc=False):

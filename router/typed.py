@@ -13,7 +13,15 @@ from backends.exchange import Exchange
 from backends.faults import fault_of_error
 from backends.sse import SseDecoder
 from router.client import Client
-from router.relay import EVENT_STREAM, MAX_ANSWER_BYTES, MAX_HELD_BYTES, Relay, StreamLimits
+from router.contract_apis import TypedWatch
+from router.relay import (
+    EVENT_STREAM,
+    MAX_ANSWER_BYTES,
+    MAX_HELD_ANSWER_BYTES,
+    MAX_HELD_BYTES,
+    Relay,
+    StreamLimits,
+)
 
 
 async def read_typed(reply: Exchange, form: str, shown: Shown) -> bytes:
@@ -24,11 +32,20 @@ async def read_typed(reply: Exchange, form: str, shown: Shown) -> bytes:
 class TypedRelay(Relay):
     """One stream of a response or a message on its way to the client."""
 
-    __slots__ = ("_decoder", "_held", "_held_bytes", "_stream", "has_content")
+    __slots__ = ("_decoder", "_held", "_held_bytes", "_stream", "_watch", "has_content")
 
-    def __init__(self, reply: Exchange, client: Client, stream: TypedStream, limits: StreamLimits):
+    def __init__(
+        self,
+        reply: Exchange,
+        client: Client,
+        stream: TypedStream,
+        limits: StreamLimits,
+        watch: TypedWatch | None = None,
+    ):
+        """`watch` may hold the stream back to its end."""
         super().__init__(reply, client, limits)
         self._stream = stream
+        self._watch = watch
         self._decoder = SseDecoder()
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -40,8 +57,8 @@ class TypedRelay(Relay):
         if not reply.headers.get("content-type", "").lower().startswith(EVENT_STREAM):
             raise fault_of_error(await reply.read(MAX_ANSWER_BYTES))
         await reply.pump(self._hold)
-        if not (self.has_content or self._stream.is_whole):
-            raise ProtocolBroken("the stream ended without any content")
+        if not self._stream.is_whole and (self._is_held or not self.has_content):
+            raise ProtocolBroken(f"the stream ended without {'its last event' if self._is_held else 'any content'}")
 
     async def to_the_end(self) -> None:
         """Send on what was held, then everything that follows. Raises StreamBroken where the stream does not end as it should."""
@@ -65,10 +82,23 @@ class TypedRelay(Relay):
 
     def _hold(self, data: bytes) -> bool:
         self._held_bytes += len(data)
-        if self._held_bytes > MAX_HELD_BYTES:
+        if self._held_bytes > MAX_HELD_BYTES and not self._is_held:
             raise ProtocolBroken(f"{MAX_HELD_BYTES} bytes of the stream hold no content")
-        self.has_content = self._take(data, self._held)
-        return self.has_content or self._stream.is_whole
+        has_content = self._take(data, self._held)
+        self.has_content = self.has_content or has_content
+        return self._hold_on(has_content) if self._is_held else self.has_content or self._stream.is_whole
+
+    @property
+    def _is_held(self) -> bool:
+        return self._watch is not None and self._watch.is_held
+
+    def _hold_on(self, has_content: bool) -> bool:
+        """Whether the hold is over: the answer has ended, or there is too much of it. Each content moves the limit on."""
+        if has_content:
+            self._reply.set_limit(self._next_limit_s(), self._late_while_held)
+        if self._watch is not None and self._held_bytes > MAX_HELD_ANSWER_BYTES:
+            self._watch.is_held = False
+        return self._stream.is_whole or not self._is_held
 
     def _pass_on(self, data: bytes) -> bool:
         out: list[bytes] = []
@@ -85,5 +115,8 @@ class TypedRelay(Relay):
     def _take(self, data: bytes, out: list[bytes]) -> bool:
         has_content = False
         for event in self._decoder.feed(data):
-            has_content = self._stream.take(event, out) or has_content
+            says_something = self._stream.take(event, out)
+            has_content = says_something or has_content
+            if self._watch is not None:
+                self._watch.see(event, has_content=says_something)
         return has_content

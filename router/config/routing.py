@@ -181,7 +181,7 @@ class Resume(Section):
 
 
 class Accept(Section):
-    """What counts as an answer of chat completions; what does not is tried elsewhere. See docs/http.md for the price of waiting."""
+    """What counts as an answer; what does not is tried elsewhere. See docs/http.md for the price of waiting, and what differs by API."""
 
     tool_calls: Literal["valid", "any"] = Field(
         default="valid",

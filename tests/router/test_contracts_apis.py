@@ -1,4 +1,4 @@
-"""Contracts in the APIs beside chat: whole responses, messages and completions, and streams of events with names."""
+"""Contracts in the APIs beside chat: whole responses, messages and completions; their streams are in test_contracts_typed.py."""
 
 from __future__ import annotations
 
@@ -222,6 +222,15 @@ async def test_with_nobody_left_the_client_hears_why(path: str, bad: dict[str, A
         assert (heard.status_code, heard.headers["x-should-retry"]) == (502, "false")
         assert "model" in heard.json()["error"]["message"] or "tool" in heard.json()["error"]["message"]
         assert len(stage.a.received) == 2
+
+
+async def test_a_count_is_no_answer() -> None:
+    async with staged(whole({"input_tokens": 9})) as stage:
+        heard = await stage.router.client.post(
+            "/v1/messages/count_tokens", json={"model": "jane", **ASKED[MESSAGES], **M_TOOLS}
+        )
+        assert (heard.status_code, heard.json()) == (200, {"input_tokens": 9})
+        assert await stage.results() == {}
 
 
 async def test_a_stored_response_is_no_new_answer() -> None:
