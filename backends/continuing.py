@@ -195,7 +195,7 @@ def _shortened(fields: Fields, tokens: int) -> Fields:
 
 def _number(fields: Fields, name: str) -> int | None:
     try:
-        return msgspec.json.decode(fields[name], type=int)
+        return int(msgspec.json.decode(fields[name], type=float))  # engines take 50.0 for 50
     except (KeyError, msgspec.DecodeError):
         return None
 

@@ -31,9 +31,7 @@ _BESIDE_TEXT = (
 def asked_in(kind: str, body: CallBody) -> Asked:
     """The facts of a call of `kind`. Nothing that a client may have put there raises: it has been answered, so a backend took it."""
     choices = [value_of(body.fields, name) for name in ("n", "best_of")]
-    limits = [
-        limit for name in ("max_tokens", "max_completion_tokens") if type(limit := value_of(body.fields, name)) is int
-    ]
+    limits = [value_of(body.fields, name) for name in ("max_tokens", "max_completion_tokens")]
     return Asked(
         kind,
         has_many_choices=any(value not in (None, 1) for value in choices),
@@ -42,7 +40,7 @@ def asked_in(kind: str, body: CallBody) -> Asked:
         has_tools=body.has_tools and value_of(body.fields, "tool_choice") != "none",
         is_open=kind == "chat" and _is_open(body),
         is_one_prompt=isinstance(value_of(body.fields, "prompt"), str),
-        max_tokens=min(limits, default=None),
+        max_tokens=min((int(limit) for limit in limits if type(limit) in (int, float)), default=None),
     )
 
 

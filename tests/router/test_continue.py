@@ -85,6 +85,14 @@ async def test_a_backend_that_continues_gets_the_partial_message_and_goes_on(kin
         assert 'crossfade_resumes_total{how="continue",model="jane",result="ok"} 1.0' in text
 
 
+@pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
+async def test_a_limit_with_a_point_is_one(limit: str) -> None:
+    for given, left in ((50.0, 46), (4.0, None)):  # of the latter nothing but the end is left to be said
+        fields: dict[str, Any] = {limit: given}
+        _, asked = await resumed(BREAKS, GOES_ON, **fields)
+        assert [call.json[limit] for call in asked if "continue_final_message" in call.json] == ([left] if left else [])
+
+
 async def test_reasoning_goes_with_the_message_where_the_template_keeps_it() -> None:
     left = breaks_after(ROLE, *says("I", " think", name="reasoning"), *says(*SENT))
     heard, asked = await resumed(left, GOES_ON)
