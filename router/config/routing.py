@@ -36,10 +36,11 @@ Ability = Literal[
     "n", "logprobs", "images", "audio", "video", "files",
 ]  # fmt: skip
 
-# What a call is, as opposed to how it is answered: never filled in for the client.
-_NOT_SAMPLING = frozenset(
-    {"model", "messages", "prompt", "input", "stream", "stream_options", "tools", "tool_choice", "n"}
-)
+# What a call is, as opposed to how it is answered, and what a backend is chosen by: never filled in for the client.
+_NOT_SAMPLING = frozenset({
+    "model", "messages", "prompt", "input", "stream", "stream_options", "tools", "tool_choice", "continue_final_message",
+    "add_generation_prompt", "n", "best_of", "logprobs", "top_logprobs", "prompt_logprobs",
+})  # fmt: skip
 
 
 class OnBackend(Section):

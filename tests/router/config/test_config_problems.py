@@ -224,6 +224,11 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
         "models.jane.sampling",
         "sets stream",
     ),
+    "sampling that asks for what not every backend has": (
+        {JANE + "sampling": {"logprobs": True}},
+        "models.jane.sampling",
+        "sets logprobs",
+    ),
     "the same way to resume twice": (
         {JANE + "resume": {"by": ["align", "align"]}},
         "models.jane.resume.by",
