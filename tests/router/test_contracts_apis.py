@@ -149,6 +149,7 @@ REFUSED = {**said(), "content": [{"type": "refusal", "refusal": "no"}]}
 TAKEN_ROWS: list[tuple[str, dict[str, Any], str, dict[str, Any], str]] = [
     ("a text, to a plain call", of_response(THOUGHT, said("Hello")), RESPONSES, {}, ""),
     ("a text that begins as markup may", of_response(said("commentary is free")), RESPONSES, {}, ""),
+    ("a text before a message without one", of_response(said("x"), said("")), RESPONSES, {}, ""),
     ("a call that fits", of_response(THOUGHT, called('{"city":"Paris"}')), RESPONSES, R_TOOLS, "ok"),
     ("a call of a tool without a schema", of_response(called("{}", "f")), RESPONSES, {"tools": [{"type": "function", "name": "f"}]}, "ok"),
     ("JSON behind words of another message", of_response(said("Let me see."), said('{"city":"x"}')), RESPONSES, AS_CITY, "ok"),

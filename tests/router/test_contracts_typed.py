@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from policies.schema import MAX_INSTANCE_BYTES
 from router.relay import MAX_HELD_ANSWER_BYTES
 from tests.backends.captured import captured
 from tests.hearing import breaks_after, stops_after, streams
@@ -78,6 +79,7 @@ def using(*pieces: str, index: int = 0, name: str = "get_weather") -> list[bytes
 
 
 THOUGHTS = block({"type": "thinking", "thinking": ""}, "thinking", "h", "m")
+LONG = block(text(""), "text", "x" * MAX_INSTANCE_BYTES, "x")
 R_THOUGHTS = spoken("hm", kind="reasoning_text")
 FITS = ['{"city":', '"Paris"}']
 LAST = {RESPONSES: "response.completed", MESSAGES: "message_stop"}
@@ -140,6 +142,8 @@ STAYS: list[tuple[str, list[bytes], str, dict[str, Any], str]] = [
     ("nothing but thoughts, with tools", [STARTED, *THOUGHTS, stopped()], MESSAGES, M_TOOLS, "empty"),
     ("nothing but thoughts, cut off", [STARTED, *THOUGHTS, stopped("max_tokens")], MESSAGES, {}, ""),
     ("a call that was cut off", [STARTED, *using("{"), stopped("max_tokens")], MESSAGES, M_TOOLS, "not_judged"),
+    ("a call cut off, after more than is kept", [STARTED, *LONG, *using("{", index=1), stopped()],
+     MESSAGES, M_TOOLS, "not_judged"),
     ("a piece of a block that never began", [STARTED, *using(*FITS)[1:], stopped()], MESSAGES, M_TOOLS, "not_judged"),
 ]  # fmt: skip
 
