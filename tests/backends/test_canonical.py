@@ -241,6 +241,33 @@ def test_what_an_engine_leaves_out_of_a_call_is_there(given: bytes, function: di
     assert pieces_of(begun(), given) == [{"index": 0, "id": "call_1", "type": "function", "function": function}]
 
 
+def test_a_piece_of_a_call_that_adds_nothing_is_left_out() -> None:
+    nothing = [calls({"index": 0}), calls({"index": 0, "function": {"name": "f", "arguments": ""}})]
+    told = sent(begun(), calls(FIRST), *nothing, calls(REST))
+    assert [one["choices"][0]["delta"].get("tool_calls") for one in told[2:]] == [[REST]]
+
+
+def test_a_call_of_another_kind_is_told_piece_by_piece() -> None:
+    first, *rest = pieces_of(
+        begun(),
+        calls({"index": 0, "id": "call_1", "type": "custom", "custom": {"name": "c", "input": "a"}}),
+        calls({"index": 0, "custom": {"input": "b"}}),
+    )
+    assert first == {"index": 0, "id": "call_1", "type": "custom", "custom": {"name": "c", "input": "a"}}
+    assert rest == [{"index": 0, "custom": {"input": "b"}}]
+
+
+def test_an_event_is_one_line_whatever_the_engine_wrote() -> None:
+    """`sent` looks at that: what is kept as it came may have line breaks between its values."""
+    told = sent(begun(), b'{"choices":[{"delta":{"annotations":[\n{"type":\n"x"}]}}]}')
+    assert told[1]["choices"][0]["delta"] == {"annotations": [{"type": "x"}]}
+
+
+def test_a_completions_text_that_is_empty_is_left_out() -> None:
+    told = sent(begun("completions"), *(b'{"choices":[{"text":"%b"}]}' % text for text in (b"", b"a", b"")))
+    assert [one["choices"][0]["text"] for one in told] == ["a"]
+
+
 def test_ids_that_are_call_ids_stay_and_others_are_told_apart() -> None:
     ids = ["call_mine", "x", 7, "7", None, ""]
     pieces = [{"index": place, "id": each, "function": {"name": "f"}} for place, each in enumerate(ids)]

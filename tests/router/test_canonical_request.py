@@ -55,6 +55,11 @@ LEFT_OUT: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("43: both limits", {"max_tokens": 5, "max_completion_tokens": 9}, {"max_completion_tokens": 9}),
     ("43: both limits, the newer one off", {"max_tokens": 5, "max_completion_tokens": -1}, {"max_tokens": 5}),
     (
+        "43: both limits, the older one off and the newer one null",
+        {"max_tokens": -1, "max_completion_tokens": None},
+        {"max_completion_tokens": None},
+    ),
+    (
         "43: both limits, the newer one null",
         {"max_tokens": 5, "max_completion_tokens": None},
         {"max_tokens": 5, "max_completion_tokens": None},
