@@ -48,7 +48,8 @@ def chat_logprobs(raw: msgspec.Raw) -> msgspec.Raw | None:
     if not has_value(raw):
         return None
     try:
-        return msgspec.Raw(msgspec.json.encode(_CHAT.decode(raw)))
+        said = _CHAT.decode(raw)
+        return msgspec.Raw(msgspec.json.encode(said)) if said.content or said.refusal else None
     except MALFORMED as exc:
         raise ProtocolBroken(f"the answer's logprobs are not a chat's: {exc}") from exc
 

@@ -338,8 +338,25 @@ def test_logprobs_of_a_token_without_text_have_the_form_of_any_others() -> None:
     events = [{"choices": [{"delta": {"content": text}, "logprobs": {"content": [place]}}]} for text in ("a", "")]
     told = sent(begun(), *(json.dumps(each).encode() for each in events))
     said, silent = (each["choices"][0] for each in told[1:])
+    assert said["delta"] == {"content": "a"}
     assert [list(each) for each in (said, silent)] == [["index", "delta", "logprobs", "finish_reason"]] * 2
     assert silent["delta"] == {"content": ""}
+
+
+@pytest.mark.parametrize("nothing", ["{}", '{"content":[]}', '{"content":null,"refusal":null}'])
+def test_logprobs_of_no_token_are_none(nothing: str) -> None:
+    chunk = b'{"choices":[{"delta":{},"logprobs":%b,"finish_reason":"stop"}]}' % nothing.encode()
+    assert [one["choices"][0]["delta"] for one in sent(begun(), chunk)] == [BEGIN, {}]
+
+
+def test_logprobs_of_a_completions_stream_have_one_form_with_text_and_without() -> None:
+    place = {"id": 5, "token": "a", "bytes": [97], "logprob": -0.5, "top_logprobs": []}
+    told = sent(
+        begun("completions"),
+        *(json.dumps({"choices": [{"text": text, "logprobs": {"content": [place]}}]}).encode() for text in ("a", "")),
+    )
+    form = {"tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": [{}], "text_offset": [0]}
+    assert [(one["choices"][0]["text"], one["choices"][0]["logprobs"]) for one in told] == [("a", form), ("", form)]
 
 
 # -- usage -----------------------------------------------------------------------------------------------
