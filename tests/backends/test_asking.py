@@ -57,6 +57,7 @@ BY_FIELD: list[tuple[str, dict[str, Any], dict[str, dict[str, Any]]]] = [
         {"tools": TOOLS, "tool_choice": NAMED},
         {key: {"tools": TOOLS[1:], "tool_choice": "required"} for key in ("lmstudio", "llama-server")},
     ),
+    ("38: a tool by name, of none", {"tool_choice": NAMED}, {}),
     ("38: any tool", {"tools": TOOLS, "tool_choice": "required"}, {}),
     ("38: a choice of another form", {"tools": TOOLS, "tool_choice": {"type": "allowed_tools"}}, {}),
     ("38: tools of another form", {"tools": ["weather"], "tool_choice": NAMED}, {}),

@@ -176,6 +176,10 @@ def test_43_no_tokens_are_refused_where_the_prompt_is_not_echoed(echo: Any) -> N
         read("completions", max_tokens=0, echo=echo)
 
 
+def test_43_an_echo_without_a_limit_has_none() -> None:
+    assert kept(read("completions", max_tokens=-1, echo=True)) == {"echo": True}
+
+
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool", "function"])
 @pytest.mark.parametrize("around", [[], [LONG]], ids=["short", "long"])
 def test_every_role_of_the_api_is_taken(role: str, around: list[Any]) -> None:
