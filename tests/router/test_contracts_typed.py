@@ -134,6 +134,7 @@ STAYS: list[tuple[str, list[bytes], str, dict[str, Any], str]] = [
     ("a text with tools that is not said again", [CREATED, *spoken("x"), completed()], RESPONSES, R_TOOLS, "not_judged"),
     ("a call that was cut off", [CREATED, *calling("{"), completed(called("{"), status="incomplete")], RESPONSES, R_TOOLS, "not_judged"),
     ("a text", FROM_B[MESSAGES], MESSAGES, {}, ""),
+    ("a call although no tools were offered", [STARTED, *using(*FITS), stopped()], MESSAGES, {}, ""),
     ("a text, with tools", FROM_B[MESSAGES], MESSAGES, M_TOOLS, "ok"),
     ("a call that fits", [STARTED, *using(*FITS), stopped("tool_use")], MESSAGES, M_TOOLS, "ok"),
     ("a call cut off, after thoughts", [STARTED, *THOUGHTS, *using("{", index=1), stopped()], MESSAGES, M_TOOLS, "tool_arguments_not_json"),
