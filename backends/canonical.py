@@ -237,7 +237,7 @@ class Canonical:
             piece = self._first_piece(choice, index, call) if known is None else _next_piece(index, call, known)
             if piece is not None:
                 pieces.append(piece)
-            if known is None or not known:
+            if not known:
                 self._calls[choice, index] = called(call)[0]
         return pieces
 

@@ -174,6 +174,7 @@ CHANGED: list[tuple[str, list[dict[str, Any]], list[dict[str, Any]]]] = [
         [{"function_call": {"name": "f", "arguments": "{"}}],
         [BEGIN, {"function_call": {"name": "f", "arguments": "{"}}],
     ),
+    ("no annotations and no audio", [{"content": "a", "annotations": [], "audio": None}], [BEGIN, {"content": "a"}]),
     ("no call of a function", [{"content": "a", "function_call": None}], [BEGIN, {"content": "a"}]),
     ("content in parts", [{"content": [{"type": "text"}]}], [BEGIN, {"content": [{"type": "text"}]}]),
     (
@@ -239,6 +240,12 @@ SPARSE: list[tuple[str, bytes, dict[str, Any]]] = [
 @pytest.mark.parametrize(("given", "function"), [row[1:] for row in SPARSE], ids=[row[0] for row in SPARSE])
 def test_what_an_engine_leaves_out_of_a_call_is_there(given: bytes, function: dict[str, Any]) -> None:
     assert pieces_of(begun(), given) == [{"index": 0, "id": "call_1", "type": "function", "function": function}]
+
+
+def test_a_name_that_comes_late_is_told_once() -> None:
+    late = [{"index": 0, "function": {"name": "f", "arguments": each}} for each in ("{", "}")]
+    told = pieces_of(begun(), calls({"index": 0, "id": "call_1"}), *map(calls, late))
+    assert [each["function"].get("name") for each in told] == ["", "f", None]
 
 
 def test_a_piece_of_a_call_that_adds_nothing_is_left_out() -> None:
