@@ -87,6 +87,7 @@ KEPT: list[tuple[str, str, dict[str, Any]]] = [
     ("a whole number with a point", "chat", {"max_tokens": 5.0}),
     ("one stop string", "completions", {"stop": "a", "max_tokens": 7}),
     ("tools and how to choose", "chat", {"tools": [TOOL], "tool_choice": NAMED, "parallel_tool_calls": False}),
+    ("a choice in one word", "chat", {"tools": [TOOL], "tool_choice": "required"}),
     ("a choice of another form", "chat", {"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}),
     ("options of a stream", "chat", {"stream": True, "stream_options": {"include_usage": False}}),
     ("only the prompt's own logprobs", "completions", {"max_tokens": 0, "echo": True}),
