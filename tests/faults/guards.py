@@ -153,7 +153,7 @@ GUARDS = [
     guard("a stream without its API's last event is not whole", "router/typed.py",
           ('raise StreamBroken("the stream ended without its last event")', "pass"), TYPED),
     guard("what never has content is left", "router/typed.py",
-          ("if not (self.has_content or self._stream.is_whole):", "if False:"), TYPED),
+          ("if not self._stream.is_whole and (self._is_held or not self.has_content):", "if False:"), TYPED),
     guard("only the owner is asked about a response", "router/dispatch.py",
           ("if held is None:", "if True:"), HELD),
     guard("only the replica that holds a response is asked", "router/attempt.py",
