@@ -2,10 +2,12 @@
 
     endpoint -> dispatch -> (choose -> attempt -> backend) -> relay -> record
 
-Where a backend is chosen: `policies.choose`, once, as an ordered list of candidates with reasons.
+Where a backend is chosen: `policies.choose`, once, as an ordered list of candidates with reasons; a call about a stored response goes to
+the one that holds it (`call.held`).
 When a call moves: after an attempt that failed before the commit, and only as `policies.retry.next_step` says.
 When a second attempt runs beside a slow first one: where the model has `hedge` (`router.race`); whoever has content first goes on.
 When it stops moving: with the first content sent to the client (`client.has_begun`), with the deadline, or when the list is used up.
+Pings (`_keep_awake`) send the head of a stream before that, and commit nothing but its status.
 When a stream breaks after that: `router.resume` carries it on from another backend, as `policies.resume` says, or it ends with an error.
 Who waits: only this coroutine (in the backend's gate, for the reply, between two attempts), and in a race the two attempts, which it
 ends with itself. Who counts: the attempt charges its outcome to the replica when its relay ends; `record` closes the call exactly once.
