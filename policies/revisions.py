@@ -190,6 +190,14 @@ def undrained(state: RoutingState, target: str) -> RoutingState:
     return msgspec.structs.replace(state, draining=tuple(each for each in state.draining if each != target))
 
 
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """The state that a file asks for, and which backends it lets serve which model."""
+
+    state: RoutingState
+    served: Mapping[str, Sequence[str]]
+
+
 def filed(
     running: RoutingState, last_file: RoutingState | None, file: RoutingState, served: Mapping[str, Sequence[str]]
 ) -> RoutingState:

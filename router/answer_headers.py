@@ -9,12 +9,12 @@ MAX_TRAIL_BYTES = 2_000  # of one header; the smallest limit in use for all of t
 Header = tuple[bytes, bytes]
 
 
-def call_headers(call: Call, backend: str, revision: int) -> list[Header]:
+def call_headers(call: Call, backend: str) -> list[Header]:
     """Of an answer that comes from `backend`; "" where none was tried."""
     headers = [
         (b"x-request-id", call.request_id),
         (b"x-crossfade-attempts", b"%d" % call.attempts),
-        (b"x-crossfade-revision", b"%d" % revision),
+        (b"x-crossfade-revision", b"%d" % call.revision),
     ]
     if backend:
         headers.append((b"x-crossfade-backend", backend.encode()))
@@ -25,12 +25,12 @@ def call_headers(call: Call, backend: str, revision: int) -> list[Header]:
     return headers
 
 
-def waiting_headers(call: Call, revision: int) -> list[Header]:
+def waiting_headers(call: Call) -> list[Header]:
     """Of a stream that is begun before anybody has answered."""
     return [
         (b"content-type", b"text/event-stream; charset=utf-8"),
         (b"x-request-id", call.request_id),
-        (b"x-crossfade-revision", b"%d" % revision),
+        (b"x-crossfade-revision", b"%d" % call.revision),
     ]
 
 

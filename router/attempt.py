@@ -348,7 +348,7 @@ class Attempt:
 
     def _headers(self, content_type: bytes) -> list[Header]:
         backend = self.binding.backend.name
-        return [(b"content-type", content_type), *call_headers(self.call, backend, self.model.revision)]
+        return [(b"content-type", content_type), *call_headers(self.call, backend)]
 
     def _note(self, kind: OutcomeKind, said: str, took_s: float, replica: str = "") -> None:
         self.call.trail.append(AttemptNote(self.binding.backend.name, kind, said, took_s, replica))

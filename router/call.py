@@ -71,6 +71,7 @@ class Call(msgspec.Struct):
     attempts: int = 0
     first_s: float = 0.0
     choice: str = ""
+    revision: int = 0  # the routing state under which its backend was chosen
     candidates: tuple[Candidate, ...] = ()
     trail: list[AttemptNote] = msgspec.field(default_factory=list)
     transcript: Transcript | None = None

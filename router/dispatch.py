@@ -46,6 +46,7 @@ async def dispatch(call: Call, client: Client, fleet: Fleet, recorder: Recorder)
     else:
         choice = held.choice(call.facts.needs, model.bindings[held.backend].abilities.lacks)
     call.choice = choice.first_reason
+    call.revision = model.revision
     if not choice.candidates:
         raise CallFailed(nobody_can(call.facts, choice))
     model.budget.deposit(now_s)
@@ -66,7 +67,7 @@ def _keep_awake(call: Call, client: Client, model: LiveModel, binding: Binding, 
     """Let whoever waits for a stream from this backend be pinged, if that is asked for; counted from the instant `from_s`."""
     every_s = binding.limits.ping_after_s
     if every_s is not None and call.facts.stream and call.facts.kind != "pass":
-        client.ping_from(from_s + every_s, every_s, waiting_headers(call, model.revision))
+        client.ping_from(from_s + every_s, every_s, waiting_headers(call))
     else:
         client.no_pings()
 

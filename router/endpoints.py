@@ -204,6 +204,7 @@ class CallEndpoint(BackendEndpoint):
             body=read,
             content_type=content_type if self.kind == "pass" else _JSON,
             request_id=answering.request_id,
+            revision=answering.revision,
             started_s=answering.started_s,
             deadline_s=answering.started_s + total_s,
             wants_trail=headers.get(b"x-crossfade-explain") == b"1",
@@ -244,7 +245,7 @@ class Answering:
         call = self.call
         if call is None:
             return plain_headers(self.request_id, self.revision)
-        return call_headers(call, call.trail[-1].backend if call.trail else "", self.revision)
+        return call_headers(call, call.trail[-1].backend if call.trail else "")
 
 
 def plain_headers(request_id: bytes, revision: int) -> list[Header]:

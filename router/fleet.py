@@ -10,8 +10,8 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -22,6 +22,7 @@ from backends.leftovers import Leftovers
 from policies.balance import Bias, Load, fairest, least_busy
 from policies.budget import RetryBudget
 from policies.choose import BackendView, ModelRoute, Snapshot
+from policies.cohort import Splitter
 from policies.ejection import ReplicaHealth, State, may_eject
 from policies.resume import ResumeRules, Skill
 from policies.retry import RetryRules
@@ -86,18 +87,28 @@ class LiveReplica:
 
 
 class LiveBackend:
-    """A backend and its replicas. `slots`: how many calls one replica may have at once, None for any number."""
+    """A backend and its replicas. `slots`: how many calls one replica may have at once, None for any number.
 
-    __slots__ = ("gate", "is_draining", "kind", "leftovers", "name", "replicas", "slots")
+    `open`: the replicas that take new calls; all where none is to, because a backend that is leaving still beats no answer.
+    """
+
+    __slots__ = ("gate", "is_draining", "kind", "leftovers", "name", "open", "replicas", "slots")
 
     def __init__(self, name: str, kind: str, replicas: list[LiveReplica], gate: Gate, slots: int | None = None):
         self.name = name
         self.kind = kind
         self.replicas = replicas
         self.gate = gate
+        self.open = replicas
         self.is_draining = False
         self.slots = slots
         self.leftovers: Leftovers | None = None  # only where the engine must not be cut off
+
+    def drain(self, urls: Container[str]) -> None:
+        """Send no new calls to the replicas with these URLs, and again to all others."""
+        kept = [replica for replica in self.replicas if replica.url not in urls]
+        self.is_draining = not kept
+        self.open = kept or self.replicas
 
     def fit(self, now_s: float) -> None:
         """Let the gate's limit follow the replicas in rotation; what still runs on the others takes none of their slots.
@@ -106,7 +117,7 @@ class LiveBackend:
         """
         if self.slots is None:
             return
-        there = [replica for replica in self.replicas if replica.is_in_rotation] or self.replicas
+        there = [replica for replica in self.open if replica.is_in_rotation] or self.open
         limit = sum(replica.room(self.slots, now_s) for replica in there)
         limit += sum(replica.in_flight for replica in self.replicas if replica not in there)
         if limit != self.gate.limit:
@@ -116,7 +127,7 @@ class LiveBackend:
         """The part of the model's calls to it that it should take: less than 1 where all that are in rotation are being ramped up."""
         weights = [
             replica.health[model].weight(now_s)
-            for replica in self.replicas
+            for replica in self.open
             if replica.health[model].state is State.IN_ROTATION
         ]
         return max(weights, default=1.0)
@@ -129,7 +140,7 @@ class LiveBackend:
         The attempt must be made: it may be the probing one. `among`: who is in question, if not all are.
         Who failed a moment ago, or comes back from an ejection, weighs differently: see `policies.balance`.
         """
-        replicas = among or self.replicas
+        replicas = among or self.open
         in_rotation = []
         for replica in replicas:
             health = replica.health[model]
@@ -254,6 +265,15 @@ class LiveModel:
         self._forgets_at_s = math.inf
         self._well = self._look(None)
 
+    def adopt(self, split: Mapping[str, float], revision: int, now_s: float) -> None:
+        """Share out the calls from now on like this. Call after any change of who is draining, too."""
+        if split != self.split:
+            self.split = split
+            self.route = replace(self.route, splitter=Splitter(self.name, split))
+        self.revision = revision
+        self.note_abilities()
+        self.count_unwell(now_s)
+
     def snapshot(self, now_s: float) -> Snapshot:
         """What a choice may count on now. While all are in rotation, and nobody is ramped up, it is one and the same object."""
         if now_s >= self._forgets_at_s:
@@ -275,7 +295,7 @@ class LiveModel:
         }
         for name, binding in self.bindings.items():
             backend = binding.backend
-            takes = now_s is None or any(replica.takes(self.name, now_s) for replica in backend.replicas)
+            takes = now_s is None or any(replica.takes(self.name, now_s) for replica in backend.open)
             weight = 1.0 if now_s is None else backend.weight(self.name, now_s)
             views[name] = BackendView(
                 name,

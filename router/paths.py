@@ -85,6 +85,7 @@ class HeldEndpoint(BackendEndpoint):
             body=NoBody(),
             content_type=_JSON,
             request_id=answering.request_id,
+            revision=answering.revision,
             started_s=answering.started_s,
             deadline_s=answering.started_s + self.admission.total_s(headers, model.total_s),
             wants_trail=headers.get(b"x-crossfade-explain") == b"1",

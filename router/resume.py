@@ -144,7 +144,7 @@ class Resumption:
     def _fresh(self, binding: Binding) -> list[LiveReplica]:
         """The replicas that this call has not met yet."""
         met = {note.replica for note in self._call.trail}
-        return [replica for replica in binding.backend.replicas if replica.url not in met]
+        return [replica for replica in binding.backend.open if replica.url not in met]
 
     def replica_of(self, binding: Binding) -> LiveReplica:
         """The replica for an attempt: of those that this call has not met, one in rotation, else one that is due; else as for any call."""
@@ -154,7 +154,7 @@ class Resumption:
     def _likely(self, binding: Binding) -> LiveReplica:
         """Whom an attempt would go to, as far as that can be told without taking anybody's turn to make the probing call."""
         now_s = asyncio.get_running_loop().time()
-        choices = self._preferred(binding, now_s) or binding.backend.replicas
+        choices = self._preferred(binding, now_s) or binding.backend.open
         return choices[fairest([replica.load(self._model.name, now_s) for replica in choices], self._recorder.rng)]
 
     def _preferred(self, binding: Binding, now_s: float) -> list[LiveReplica]:

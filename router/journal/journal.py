@@ -1,0 +1,238 @@
+"""The journal as one process sees it: every revision in memory, in step with the store, and the one way to add to it.
+
+A change is made of the last revision, kept in the store, and only then put in force and acknowledged. Every process puts in force what
+it reads from the store, whoever made it: so workers, machines and a router that was killed all come to the same state, the last one
+that was acknowledged. While the store cannot be used the last known state stays in force, nothing can be changed, and `trouble` says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from policies.revisions import Desired, Kind, Revision, RoutingState, filed
+from router.journal.store import Conflict, Kept, Store, StoreFailed
+
+log = logging.getLogger("crossfade.journal")
+
+ROUTER = "crossfade"  # the actor of what the router does by itself
+AGAIN_S = 0.5  # after a failure of the store
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class By:
+    """Who asks for a change, and why. `key`: the request's idempotency key, `asked`: a digest of what it asked for.
+
+    `expected`: the number of the revision that the change was thought out for; None where any will do.
+    """
+
+    actor: str
+    reason: str
+    key: str | None = None
+    asked: str | None = None
+    expected: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A revision that is not numbered yet; the fields are those of `policies.revisions.Revision`. `file`: what a file asked for."""
+
+    kind: Kind
+    state: RoutingState
+    model: str = ""
+    restores: int | None = None
+    part_of: int | None = None
+    file: RoutingState | None = None
+
+
+class Overtaken(Exception):
+    """Nothing was changed, because others were faster: `revisions` are theirs, oldest first."""
+
+    def __init__(self, revisions: Sequence[Revision]):
+        self.revisions = tuple(revisions)
+        last = self.revisions[-1]
+        what = f"{last.kind.value} of {last.model}" if last.model else last.kind.value
+        super().__init__(f"revision {last.number} was made meanwhile: {what} by {last.actor}; look again, then repeat")
+
+
+class KeyReused(Exception):
+    """The idempotency key belongs to another request; nothing was changed."""
+
+    def __init__(self) -> None:
+        super().__init__("this idempotency key was used for another request; use a new one")
+
+
+Make = Callable[[Sequence[Revision]], Draft | None]
+
+
+class Journal:
+    """`on_revision` puts a revision in force; it is called with the newest only, in the loop's own thread, and must not wait."""
+
+    def __init__(self, store: Store, on_revision: Callable[[Revision], None], now_s: Callable[[], float] = time.time):
+        self.store = store
+        self.revisions: list[Revision] = []
+        self.file: RoutingState | None = None  # what the last file asked for
+        self.trouble = ""
+        self.is_open = False
+        self.now_s = now_s
+        self._on_revision = on_revision
+        self._changing = asyncio.Lock()
+        self._news = asyncio.Event()
+
+    @property
+    def last(self) -> Revision | None:
+        """The revision in force; None until one is known."""
+        return self.revisions[-1] if self.revisions else None
+
+    async def catch_up(self) -> None:
+        """Put in force what others have made. Raises StoreFailed."""
+        async with self._changing:
+            await self._catch_up()
+
+    async def run(self) -> None:
+        """Follow the store until cancelled."""
+        while True:
+            try:
+                if self.is_open:
+                    await self.store.wait()
+                await self.catch_up()
+            except StoreFailed:
+                await asyncio.sleep(AGAIN_S)
+            except Exception:  # the supervisor of a background loop
+                log.exception("following the journal stumbled; it goes on")
+                await asyncio.sleep(AGAIN_S)
+
+    async def news(self, timeout_s: float | None) -> None:
+        """Return when a further revision is in force, or in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._news.wait()
+        except TimeoutError:
+            pass
+        self._news.clear()
+
+    async def change(self, make: Make, by: By) -> Revision:
+        """Keep what `make` makes of all revisions so far, and put it in force; the revision in force where that changes nothing.
+
+        Whoever changed something else at the same time is no obstacle: then `make` is called again, with theirs. Raises Overtaken,
+        KeyReused, StoreFailed, and what `make` raises; nothing has been changed then. (Where the store breaks in the very moment
+        of keeping, a StoreFailed leaves open whether it was kept; the next `catch_up` tells.)
+        """
+        async with self._changing:
+            await self._catch_up()
+            while True:
+                if (done := await self._made_before(by)) is not None:
+                    return done
+                if by.expected is not None and self._number != by.expected:
+                    raise Overtaken(
+                        [each for each in self.revisions if each.number > by.expected] or self.revisions[-1:]
+                    )
+                before, number = self.last, self._number
+                draft = make(self.revisions)
+                if draft is None or (draft.file is None and before is not None and draft.state == before.state):
+                    assert before is not None, "the first revision is always made"
+                    return before
+                kept = Kept(self._revision(draft, by), draft.file, by.key, by.asked)
+                try:
+                    await self._told(self.store.append(kept))
+                except Conflict:
+                    await self._catch_up()
+                    theirs = [each for each in self.revisions if each.number > number]
+                    if by.expected is None and not any(_is_in_the_way(each, draft) for each in theirs):
+                        continue
+                    if (
+                        done := await self._made_before(by)
+                    ) is not None:  # the same request came in twice, at two workers
+                        return done
+                    raise Overtaken(theirs) from None
+                self._take([kept])
+                return kept.revision
+
+    async def file_changed(self, wanted: Desired, reason: str) -> Revision:
+        """Let a file, read for the first time or anew, have its say: the revision in force afterwards. Raises StoreFailed."""
+
+        def of_file(revisions: Sequence[Revision]) -> Draft | None:
+            if not revisions:
+                return Draft(Kind.START, wanted.state, file=wanted.state)
+            state = filed(revisions[-1].state, self.file, wanted.state, wanted.served)
+            if state == revisions[-1].state and self.file == wanted.state:
+                return None
+            return Draft(Kind.FILE, state, file=wanted.state)
+
+        return await self.change(of_file, By(ROUTER, reason))
+
+    async def close(self) -> None:
+        """Give the store back."""
+        await self.store.close()
+
+    @property
+    def _number(self) -> int:
+        return self.revisions[-1].number if self.revisions else 0
+
+    def _revision(self, draft: Draft, by: By) -> Revision:
+        return Revision(
+            self._number + 1,
+            self.now_s(),
+            by.actor,
+            by.reason,
+            draft.kind,
+            draft.state,
+            draft.model,
+            draft.restores,
+            draft.part_of,
+        )
+
+    async def _made_before(self, by: By) -> Revision | None:
+        """What an earlier copy of this very request has made."""
+        if by.key is None:
+            return None
+        kept = await self._told(self.store.by_key(by.key))
+        if kept is not None and kept.asked != by.asked:
+            raise KeyReused
+        return kept.revision if kept is not None else None
+
+    async def _catch_up(self) -> None:
+        if not self.is_open:
+            await self._told(self.store.open())
+            self.is_open = True
+        self._take(await self._told(self.store.after(self._number)))
+        self._is_well()
+
+    def _take(self, kept: Sequence[Kept]) -> None:
+        for each in kept:
+            self.revisions.append(each.revision)
+            if each.file is not None:
+                self.file = each.file
+        if kept:
+            self._on_revision(self.revisions[-1])
+            self._news.set()
+
+    async def _told(self, asked: Awaitable[T]) -> T:
+        """What the store answers; that it fails is said once, and again only when it says something else."""
+        try:
+            return await asked
+        except StoreFailed as failed:
+            if self.trouble != str(failed):
+                log.error("%s; serving goes on with revision %d", failed, self._number)
+            self.trouble = str(failed)
+            raise
+
+    def _is_well(self) -> None:
+        if self.trouble:
+            log.warning("the store can be used again; revision %d is in force", self._number)
+            self.trouble = ""
+
+
+_DECISIONS = (Kind.SHIFT, Kind.ROLLBACK, Kind.ROLLOUT)
+
+
+def _is_in_the_way(theirs: Revision, mine: Draft) -> bool:
+    """Whether both decide about the same model. Whatever else is made anew on top of theirs, and is the later one."""
+    return mine.kind in _DECISIONS and (
+        theirs.kind is Kind.FILE or (theirs.kind in _DECISIONS and theirs.model == mine.model)
+    )
