@@ -73,6 +73,14 @@ def json_mode_by_schema(fields: Fields) -> Changes:
     return {"response_format": _ANY_OBJECT} if form is not None and form.type == "json_object" else {}
 
 
+_ONE = raw(1)
+
+
+def logprobs_of_one(fields: Fields) -> Changes:
+    """Completions that ask for logprobs of none but the chosen tokens: llama-server takes that 0 for no logprobs at all (seen)."""
+    return {"logprobs": _ONE} if bytes(fields["logprobs"]) == b"0" and "prompt" in fields else {}
+
+
 class _Function(msgspec.Struct):
     name: str = ""
 

@@ -14,12 +14,17 @@ class Need(StrEnum):
     A backend without it would not refuse: it would answer poorer and say nothing of it, or blame the client.
     """
 
-    MANY_CHOICES = "n"  # n or best_of above 1
+    MANY_CHOICES = "n"  # above 1
+    BEST_OF = "best_of"  # above n: more is written than is answered
+    ECHO = "echo"  # the prompt before its completion
+    SUFFIX = "suffix"  # what comes after the completion
+    FUNCTIONS = "functions"  # a chat's form before tools
     LOGPROBS = "logprobs"
     IMAGES = "images"
     AUDIO = "audio"  # heard or spoken
     VIDEO = "video"
     FILES = "files"
+    TOOLS = "tools"  # offered, and not forbidden by `tool_choice`
 
 
 NO_NEEDS: frozenset[Need] = frozenset()  # of a plain call: one and the same object

@@ -107,11 +107,16 @@ def no_backend(model: str) -> Fault:
 _ASKED = {
     Need.MANY_CHOICES: "more than one choice (`n`)",
     Need.LOGPROBS: "`logprobs`",
+    Need.BEST_OF: "the best of several answers (`best_of`)",
+    Need.ECHO: "its prompt in the answer (`echo`)",
+    Need.SUFFIX: "a text that ends with its `suffix`",
+    Need.FUNCTIONS: "`functions` (send `tools`)",
     Need.IMAGES: "images",
     Need.AUDIO: "audio",
     Need.VIDEO: "video",
     Need.FILES: "files",
 }
+    Need.TOOLS: "tools",
 
 
 def nobody_can(facts: CallFacts, choice: Choice) -> Fault:

@@ -9,6 +9,7 @@ import msgspec
 
 from backends.faults import MALFORMED
 from policies.facts import NO_NEEDS, Need
+from router.canonical_request import is_filled
 from router.multipart import FormBody
 from router.reading import CallBody, value_of
 
@@ -20,7 +21,10 @@ _PROMPTS = {
     "tokenize": "messages",
     "responses": "input",
 }
-_TELLING = frozenset({"n", "best_of", "logprobs", "top_logprobs", "prompt_logprobs", "modalities", "include"})
+_OFFERING = frozenset({"chat", "responses", "messages"})  # the others only count what an offer of tools takes
+_TELLING = frozenset({
+    "n", "best_of", "logprobs", "top_logprobs", "prompt_logprobs", "modalities", "include", "echo", "suffix", "functions",
+})  # fmt: skip
 # Parts of a message by their type: OpenAI's of chat and of responses, Anthropic's, vLLM's own.
 _PARTS = {
     "image_url": Need.IMAGES,
@@ -64,10 +68,17 @@ def needs_of(kind: str, body: CallBody | FormBody) -> frozenset[Need]:
 
 
 def _by_fields(kind: str, fields: dict[str, msgspec.Raw]) -> Iterator[Need]:
-    if any(_is_above(value_of(fields, name), 1) for name in ("n", "best_of")):
+    choices = value_of(fields, "n")
+    if _is_above(choices, 1):
         yield Need.MANY_CHOICES
     logprobs = value_of(fields, "logprobs")
     if (
+    if _is_above(value_of(fields, "best_of"), choices if _is_above(choices, 1) else 1):
+        yield Need.BEST_OF
+    if kind == "completions":
+        yield from _around_a_prompt(fields)
+    elif kind == "chat" and is_filled(fields.get("functions")):
+        yield Need.FUNCTIONS
         (logprobs not in (None, False) or (kind == "completions" and logprobs == 0 and logprobs is not False))
         or _is_above(value_of(fields, "top_logprobs"), 0)
         or value_of(fields, "prompt_logprobs") is not None
@@ -81,6 +92,18 @@ def _by_fields(kind: str, fields: dict[str, msgspec.Raw]) -> Iterator[Need]:
 
 def _is_above(value: Any, limit: int) -> bool:
     return isinstance(value, int | float) and value is not True and value > limit
+def _are_forbidden(tool_choice: Any) -> bool:
+    """Whether no tool may be called: OpenAI's word for it, or Anthropic's."""
+    return tool_choice == "none" or (isinstance(tool_choice, dict) and tool_choice.get("type") == "none")
+
+
+def _around_a_prompt(fields: dict[str, msgspec.Raw]) -> Iterator[Need]:
+    if value_of(fields, "echo") is True:
+        yield Need.ECHO
+    if value_of(fields, "suffix"):
+        yield Need.SUFFIX
+
+
 
 
 def _may_hold_parts(raw: bytes) -> bool:

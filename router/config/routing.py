@@ -33,7 +33,7 @@ CallKind = Literal["chat", "completions", "embeddings", "responses", "messages",
 # What a backend may be able to do or not: answer these APIs, and what calls ask for beside text.
 Ability = Literal[
     "chat", "completions", "embeddings", "responses", "messages", "count_tokens", "tokenize",
-    "n", "logprobs", "images", "audio", "video", "files",
+    "n", "best_of", "logprobs", "echo", "suffix", "functions", "images", "audio", "video", "files", "tools",
 ]  # fmt: skip
 
 # What a call is, as opposed to how it is answered, and what a backend is chosen by: never filled in for the client.

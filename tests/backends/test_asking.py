@@ -86,6 +86,9 @@ BY_FIELD: list[tuple[str, dict[str, Any], dict[str, dict[str, Any]]]] = [
         {"repetition_penalty": 1.1},
         {key: {"repeat_penalty": 1.1} for key in ("lmstudio", "llama-server")},
     ),
+    ("logprobs of the chosen tokens", {"prompt": "x", "logprobs": 0}, {"llama-server": {"prompt": "x", "logprobs": 1}}),
+    ("logprobs of others too", {"prompt": "x", "logprobs": 2}, {}),
+    ("logprobs of the chosen tokens of a chat", {"messages": [], "logprobs": True, "top_logprobs": 0}, {}),
     (
         "47: both penalties",
         {"repetition_penalty": 1.1, "repeat_penalty": 1.2},

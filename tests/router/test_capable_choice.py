@@ -23,6 +23,14 @@ VECTORS = {
     "model": "m",
     "usage": {"prompt_tokens": 1, "total_tokens": 1},
 }
+COMPLETED = {
+    "id": "cmpl-1",
+    "object": "text_completion",
+    "created": 1,
+    "model": "real",
+    "choices": [{"index": 0, "text": "there", "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+}
 NO_ROUTE = answer({"detail": "Not Found"}, "404 Not Found")
 LIES = answer({"error": "Unexpected endpoint or method. (POST /v1/embeddings)"})
 NOT_BUILT_IN = answer(
@@ -122,6 +130,43 @@ async def test_what_lm_studio_cannot_do_goes_to_who_can_and_else_is_a_400(
         assert (response.status_code, error["code"], error["param"]) == (400, "unsupported", param)
         assert "`jane`" in error["message"] and words in error["message"]
         assert there.asked() == "" and response.headers["x-crossfade-attempts"] == "0"
+
+
+# what it asks, the kind of server that would drop it or take it for the client's mistake, path, fields
+DROPPED: list[tuple[str, str, str, dict[str, Any]]] = [
+    ("echo", "llama-server", "completions", {"prompt": "hi", "echo": True}),
+    ("suffix", "llama-server", "completions", {"prompt": "hi", "suffix": "!"}),
+    ("best_of", "llama-server", "completions", {"prompt": "hi", "best_of": 3}),
+    ("functions", "llama-server", "chat/completions", {"functions": [{"name": "f"}]}),
+    ("echo", "lmstudio", "completions", {"prompt": "hi", "echo": True}),
+    ("suffix", "lmstudio", "completions", {"prompt": "hi", "suffix": "!"}),
+    ("best_of", "lmstudio", "completions", {"prompt": "hi", "best_of": 3}),
+    ("functions", "lmstudio", "chat/completions", {"functions": [{"name": "f"}]}),
+    ("suffix", "vllm", "completions", {"prompt": "hi", "suffix": "!"}),
+    ("best_of", "vllm", "completions", {"prompt": "hi", "best_of": 3}),
+    ("functions", "vllm", "chat/completions", {"functions": [{"name": "f"}]}),
+]
+
+
+@pytest.mark.parametrize(("need", "kind", "path", "fields"), DROPPED, ids=[f"{row[0]}, {row[1]}" for row in DROPPED])
+async def test_what_a_server_would_drop_goes_to_another_and_else_is_a_400(
+    need: str, kind: str, path: str, fields: dict[str, Any]
+) -> None:
+    body = {"model": "jane", "messages": [{"role": "user", "content": "hi"}], **fields}
+    if path == "completions":
+        del body["messages"]
+    whole = sends(answer(COMPLETED)) if path == "completions" else says("x")
+    async with stage(on(a=(kind, Upstream(whole)), b=("openai", Upstream(whole)))) as there:
+        response = await there.router.client.post(f"/v1/{path}", json=body)
+        assert (response.status_code, there.asked()) == (200, "b")
+    async with stage(on(a=(kind, Upstream(whole), f"can: {{{need}: true}}"))) as there:
+        response = await there.router.client.post(f"/v1/{path}", json=body)
+        assert (response.status_code, there.asked()) == (200, "a"), "the configuration knows better"
+    async with stage(on(a=(kind, Upstream(whole)))) as there:
+        response = await there.router.client.post(f"/v1/{path}", json=body)
+        error = error_of(response)
+        assert (response.status_code, error["code"], error["param"]) == (400, "unsupported", need)
+        assert f"`{need}`" in error["message"] and there.asked() == ""
 
 
 async def test_vllm_is_taken_to_see_nothing_unless_the_configuration_says_so() -> None:
