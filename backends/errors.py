@@ -52,6 +52,14 @@ class RouteMissing(NotServed):
     """The backend says that it has no such path: not of this model but of this whole API, and for every call of it."""
 
 
+class NeedMissing(BackendError):
+    """The backend says that it was started without `need`, by its name in the configuration's `can`; another may have it."""
+
+    def __init__(self, message: str, need: str, *, status: int | None = None, body: bytes = b""):
+        super().__init__(message, status=status, body=body)
+        self.need = need
+
+
 class KeyRefused(BackendError):
     """The backend refuses the router's own key (401, 403): the operator's problem, never the client's."""
 

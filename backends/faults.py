@@ -20,6 +20,7 @@ from backends.errors import (
     BackendError,
     Failed,
     KeyRefused,
+    NeedMissing,
     NotServed,
     Overflow,
     ProtocolBroken,
@@ -73,6 +74,13 @@ _NOT_SERVED = re.compile(
 # about a model, or about something else that was not found.
 _NO_ROUTE = re.compile(r"(?:file )?not found", re.IGNORECASE)
 _UNEXPECTED = re.compile(r"(?:error: )?unexpected endpoint or method", re.IGNORECASE)
+# What engines say to tools where they were started without what reads tool calls: vLLM (vllm/renderers/online_renderer.py, 0.32) and
+# llama-server. The whole text: it stands for every caller's tools, and a part of it anybody may have written. What is told is the group.
+_NO_TOOLS = re.compile(
+    r'(?:"auto" tool choice |tool_choice=.{1,300} |tools param )'
+    r"(requires (?:(?:--enable-auto-tool-choice and )?--tool-call-parser to be set|--jinja flag))",
+    re.DOTALL,
+)
 _STATUSES = frozenset(HTTPStatus)
 # How engines name a kind of error, in `type` or `code`: internal_error, InternalServerError.
 _NAME = re.compile(r"[a-z]{2,20}(?:_[a-z]{2,20}){1,5}|[A-Z][A-Za-z]{1,40}Error")
@@ -198,6 +206,8 @@ def _fault(status: int, text: ErrorText, body: bytes, wait_s: float | None) -> B
         return RouteMissing(said, status=status, body=body)
     if _is_not_served(text):
         return NotServed(said, status=status, body=body)
+    if (without := _NO_TOOLS.fullmatch(text.message)) is not None:
+        return NeedMissing(f"{said}: it {without[1]}", "tools", status=status, body=body)
     kind: type[BackendError]
     if status in (401, 403):
         kind = KeyRefused

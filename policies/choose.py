@@ -64,18 +64,20 @@ class PassedOverReason(StrEnum):
     CONTEXT_TOO_SMALL = "context_too_small"
     RAMPING = "ramping"  # comes back from an ejection, and this call is not of the share that it takes yet
     ROUTE_MISSING = "route_missing"  # answered a moment ago that it has no such API
+    NEED_MISSING = "need_missing"  # answered a moment ago that it was started without what this call needs
     INCAPABLE = (
         "incapable"  # lacks what the call needs, cannot be called by this version, or is not a backend of the model
     )
 
 
 # In this order what was passed over is tried when nobody is left: an ejected backend may be well again, a draining one is meant to
-# become idle, a context that looks too small will most likely be, and a missing API comes only with another server.
+# become idle, a context that looks too small will most likely be, and a missing API, or a missing need, comes only with another server.
 _LAST_RESORTS = (
     PassedOverReason.EJECTED,
     PassedOverReason.DRAINING,
     PassedOverReason.CONTEXT_TOO_SMALL,
     PassedOverReason.ROUTE_MISSING,
+    PassedOverReason.NEED_MISSING,
 )
 
 
@@ -83,7 +85,7 @@ _LAST_RESORTS = (
 class BackendView:
     """What is known of a backend now.
 
-    `lacks`: what no call gets from it: APIs (`CallFacts.api`) and needs. `missing`: the APIs that it answered a moment ago to be without.
+    `lacks`: what no call gets from it: APIs (`CallFacts.api`) and needs. `missing`: what it said a moment ago to be without.
     `context_tokens`: None where unknown. `weight`: the part (0..1) of its calls that it takes, less than 1 while it comes back from an
     ejection. `is_callable`: whether it is of a kind that can be called at all.
     """
@@ -276,8 +278,8 @@ def _unfit(facts: CallFacts, backend: str, view: BackendView | None) -> PassedOv
         return PassedOver(backend, PassedOverReason.INCAPABLE)
     if view.lacks and (lacking := _lacking(facts, view.lacks)):
         return PassedOver(backend, PassedOverReason.INCAPABLE, lacking)
-    if facts.api in view.missing:
-        return PassedOver(backend, PassedOverReason.ROUTE_MISSING, (facts.api,))
+    if view.missing and (missing := _lacking(facts, view.missing)):
+        return PassedOver(backend, _MISSING[facts.api in view.missing], missing)
     if view.is_draining:
         return PassedOver(backend, PassedOverReason.DRAINING)
     if not view.in_rotation:
@@ -285,6 +287,9 @@ def _unfit(facts: CallFacts, backend: str, view: BackendView | None) -> PassedOv
     if view.context_tokens is not None and _is_too_long(facts, view.context_tokens):
         return PassedOver(backend, PassedOverReason.CONTEXT_TOO_SMALL)
     return None
+
+
+_MISSING = {True: PassedOverReason.ROUTE_MISSING, False: PassedOverReason.NEED_MISSING}  # whether it is the whole API
 
 
 def _lacking(facts: CallFacts, lacks: frozenset[str]) -> tuple[str, ...]:
@@ -312,11 +317,14 @@ def _although(passed: PassedOver) -> Candidate:
     return Candidate(passed.backend, Reason.LAST_RESORT, f"although {why_not(passed)}")
 
 
+_NEVER_HERE = {PassedOverReason.INCAPABLE, PassedOverReason.ROUTE_MISSING, PassedOverReason.NEED_MISSING}
+
+
 def is_offered_by_none(choice: Choice) -> bool:
     """Whether nobody is left who may have what the call needs, so that coming back does not help."""
     reasons = {passed.reason for passed in choice.passed_over}
     is_last_resort = all(candidate.reason is Reason.LAST_RESORT for candidate in choice.candidates)
-    return is_last_resort and reasons <= {PassedOverReason.INCAPABLE, PassedOverReason.ROUTE_MISSING}
+    return is_last_resort and reasons <= _NEVER_HERE
 
 
 def may_take_more(context_tokens: int | None, refused_tokens: int | None) -> bool:
@@ -337,6 +345,7 @@ _WHY_NOT = {
     PassedOverReason.CONTEXT_TOO_SMALL: "the prompt is too long for its context",
     PassedOverReason.RAMPING: "it is ramping up after an ejection",
     PassedOverReason.ROUTE_MISSING: "it answered a moment ago that it has no such API",
+    PassedOverReason.NEED_MISSING: "it answered a moment ago that it was started without what the call needs",
     PassedOverReason.INCAPABLE: "it cannot be called",
 }
 

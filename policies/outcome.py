@@ -17,6 +17,7 @@ class OutcomeKind(StrEnum):
     REJECTED = "rejected"  # the call's own fault: any backend would say so
     NOT_SERVED = "not_served"  # wrong name, unloaded model, no chat
     ROUTE_MISSING = "route_missing"  # has the model, but not this API of it
+    NEED_MISSING = "need_missing"  # was started without what the call needs
     KEY_REFUSED = "key_refused"  # the router's own key: 401, 403
     OVERFLOW = "overflow"  # the prompt is longer than this backend's context
     FIRST_TOKEN_TIMEOUT = "first_token_timeout"  # noqa: S105 (no password)
@@ -59,6 +60,7 @@ _MEANING = {
     OutcomeKind.REJECTED: (False, False),
     OutcomeKind.NOT_SERVED: (True, True),  # health is kept per replica and model, so other models are not touched
     OutcomeKind.ROUTE_MISSING: (True, False),  # who has no embeddings answers its chat calls as well as ever
+    OutcomeKind.NEED_MISSING: (True, False),  # who takes no tools answers all else as well as ever
     OutcomeKind.KEY_REFUSED: (True, True),  # every call would meet the same; out of rotation it costs them nothing
     OutcomeKind.OVERFLOW: (True, False),  # not the backend's fault, yet a backend with a larger context may answer
     OutcomeKind.FIRST_TOKEN_TIMEOUT: (True, True),

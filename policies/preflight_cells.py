@@ -94,12 +94,18 @@ def refusal(side: Side, heard: Heard, against: Side | None, base: Heard | None) 
     return amber(says(heard), why)
 
 
+# The name in the configuration's `can` of what a check needs, where the check is not called so itself.
+_NEEDS = dict.fromkeys(
+    (Check.TOOL_AUTO, Check.TOOL_FORCED, Check.TOOL_SECOND_TURN, Check.TOOL_PARALLEL, Check.STREAM_TOOL), "tools"
+)
+
+
 def not_sent(side: Side, check: Check, base: Heard | None, terms: Terms) -> Cell:
-    """What the router knows a backend to lack; the checks of which that may be said are called as in the configuration's `can`."""
+    """What the router knows a backend to lack."""
     if base is not None and base.is_passed_over:
         return green("not sent here either")
     why = f"{side.backend} is known to lack this, so such calls go to a backend that has it; where none has, they get a 400."
-    lines = f"# if it has it after all\n{on(terms, side)} {{name: {side.name}, can: {{{check.value}: true}}}}"
+    lines = f"# if it has it after all\n{on(terms, side)} {{name: {side.name}, can: {{{_NEEDS.get(check, check.value)}: true}}}}"
     return amber("not sent here", why, lines)
 
 

@@ -10,7 +10,15 @@ from typing import Protocol
 from backends.apis import Shown
 from backends.canonical import Canonical
 from backends.canonical_forms import Answer
-from backends.errors import AnswerTimeout, BackendError, DeadlinePassed, FirstTokenTimeout, NotAccepted, Refused
+from backends.errors import (
+    AnswerTimeout,
+    BackendError,
+    DeadlinePassed,
+    FirstTokenTimeout,
+    NeedMissing,
+    NotAccepted,
+    Refused,
+)
 from backends.events import stream_of
 from backends.exchange import Exchange
 from backends.http import Keep, Limits, Outgoing
@@ -35,6 +43,7 @@ from router.typed import TypedRelay, read_typed
 
 _JSON = b"application/json"
 _EVENTS = b"text/event-stream; charset=utf-8"
+_SHOWS_A_LACK = frozenset({OutcomeKind.ROUTE_MISSING, OutcomeKind.NEED_MISSING})
 _ANSWERS = frozenset({"responses", "messages"})  # of `backends.apis.FORMS`
 
 
@@ -79,11 +88,12 @@ class Attempt:
                 self.recorder.alerts.about(self.model.name, backend.name, outcome.kind, loop.time(), said)
         except BackendError as raised:
             replica.server.hide_key(raised)
-            error = seen_from(self.call.facts.kind, raised)
+            error = seen_from(self.call.facts, raised)
             outcome, said = outcome_of(error), str(error)
             self.recorder.alerts.about(self.model.name, backend.name, outcome.kind, loop.time())
-            if outcome.kind is OutcomeKind.ROUTE_MISSING:
-                self.model.lacks_api(self.binding, self.call.facts.api, loop.time())
+            if outcome.kind in _SHOWS_A_LACK:
+                lacked = error.need if isinstance(error, NeedMissing) else self.call.facts.api
+                self.model.misses(self.binding, lacked, loop.time(), said)
             raise error from raised.__cause__
         except asyncio.CancelledError:
             if self.race is not None and self.race.has_lost(self):

@@ -1,8 +1,8 @@
 """What a backend can do for a model, by whoever says it; where two say different things, the one that is trusted more.
 
 From the least trusted to the most: the dialect (what servers of its kind can do), probing (what its servers say of themselves), and the
-configuration. What an answer showed, that an API is missing, is kept apart and only for a while: it may be mended, and where the
-configuration says that the API is there it counts for nothing.
+configuration. What an answer showed, that an API or a need is missing, is kept apart and only for a while: it may be mended, and where
+the configuration says that it is there it counts for nothing.
 
 Of several replicas, which are meant to be equal, the one that can do least counts; the context is the longest of them, because a prompt
 that is too long for one may still be answered by another.
@@ -67,18 +67,18 @@ class Capabilities:
         self._settle()
         return True
 
-    def misses(self, api: str, now_s: float) -> bool:
-        """Take it that an answer showed `api` to be missing; whether anything changes by that."""
-        if self._configured.can.get(api):
+    def misses(self, name: str, now_s: float) -> bool:
+        """Take it that an answer showed an API, or a need, to be missing; whether anything changes by that."""
+        if self._configured.can.get(name):
             return False
-        is_new = api not in self._missing_until_s
-        self._missing_until_s[api] = now_s + MISSING_S
+        is_new = name not in self._missing_until_s
+        self._missing_until_s[name] = now_s + MISSING_S
         self.missing = frozenset(self._missing_until_s)
         return is_new
 
     def forget(self, now_s: float) -> None:
         """Forget what is due by now; all of it where `now_s` is infinite."""
-        self._missing_until_s = {api: until_s for api, until_s in self._missing_until_s.items() if until_s > now_s}
+        self._missing_until_s = {name: until_s for name, until_s in self._missing_until_s.items() if until_s > now_s}
         self.missing = frozenset(self._missing_until_s)
 
     def known(self) -> dict[str, tuple[bool, Source]]:

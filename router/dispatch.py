@@ -19,15 +19,16 @@ import asyncio
 
 import tenacity
 
-from backends.errors import BackendError, Overflow, RouteMissing
+from backends.errors import BackendError, NeedMissing, Overflow, RouteMissing
 from policies.choose import choose, is_offered_by_none, may_take_more
+from policies.facts import Need
 from policies.outcome import Outcome
 from policies.retry import Action, NextStep, Standing, next_step
 from router.answer_headers import waiting_headers
 from router.attempt import Attempt
 from router.call import Call
 from router.client import Client
-from router.faults import CallFailed, Fault, fault_of, no_api, nobody_can
+from router.faults import CallFailed, Fault, fault_of, no_api, nobody_can, unable
 from router.fleet import Binding, Fleet, LiveModel
 from router.outcomes import outcome_of
 from router.race import Race
@@ -109,12 +110,14 @@ class Ladder:
         return await Resumption(self._call, self._model, self.client, self._recorder).carry_on(broken)
 
     def fault_of(self, error: BackendError) -> Fault:
-        """What the client is told of the last error: that its API is offered by nobody only where nobody else may have it."""
-        if isinstance(error, RouteMissing):
+        """What the client is told of the last error: that what it needs is offered by nobody only where nobody else may have it."""
+        if isinstance(error, RouteMissing | NeedMissing):
             facts, now_s = self._call.facts, asyncio.get_running_loop().time()
+            if isinstance(error, NeedMissing) and self._call.held is not None:
+                return unable(facts, [Need(error.need)])
             choice = choose(facts, self._model.route, self._model.snapshot(now_s), self._recorder.rng)
             if facts.pin or is_offered_by_none(choice):
-                return no_api(facts)
+                return unable(facts, [Need(error.need)]) if isinstance(error, NeedMissing) else no_api(facts)
         return fault_of(error)
 
     async def climb(self, first_error: BackendError) -> None:

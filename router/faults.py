@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -106,17 +107,17 @@ def no_backend(model: str) -> Fault:
 
 _ASKED = {
     Need.MANY_CHOICES: "more than one choice (`n`)",
-    Need.LOGPROBS: "`logprobs`",
     Need.BEST_OF: "the best of several answers (`best_of`)",
     Need.ECHO: "its prompt in the answer (`echo`)",
     Need.SUFFIX: "a text that ends with its `suffix`",
     Need.FUNCTIONS: "`functions` (send `tools`)",
+    Need.LOGPROBS: "`logprobs`",
     Need.IMAGES: "images",
     Need.AUDIO: "audio",
     Need.VIDEO: "video",
     Need.FILES: "files",
-}
     Need.TOOLS: "tools",
+}
 
 
 def nobody_can(facts: CallFacts, choice: Choice) -> Fault:
@@ -126,7 +127,11 @@ def nobody_can(facts: CallFacts, choice: Choice) -> Fault:
         return no_backend(facts.model)
     if facts.api in lacking:
         return no_api(facts)
-    needs = [Need(name) for name in lacking]
+    return unable(facts, [Need(name) for name in lacking])
+
+
+def unable(facts: CallFacts, needs: Sequence[Need]) -> Fault:
+    """400 for what the call asks for beyond its API and nobody has, or not the one that it names."""
     asked = " and ".join(_ASKED[need] for need in needs)
     message = f"{_who(facts)} cannot do all that this call asks for: {asked}."
     media = "input" if facts.kind == "responses" else "messages"

@@ -313,10 +313,10 @@ class LiveModel:
         self._well = self._look(None)
         self._forgets_at_s = min((b.abilities.forgets_at_s for b in self.bindings.values()), default=math.inf)
 
-    def lacks_api(self, binding: Binding, api: str, now_s: float) -> None:
-        """An answer showed that the backend has no such API; for a while others are asked first."""
-        if binding.abilities.misses(api, now_s):
-            log.warning("%s on backend %s: it has no %s", self.name, binding.backend.name, api)
+    def misses(self, binding: Binding, name: str, now_s: float, said: str) -> None:
+        """An answer showed that the backend has no such API, or takes no call with such a need; for a while others are asked first."""
+        if binding.abilities.misses(name, now_s):
+            log.warning("%s on backend %s: it has no %s (%s)", self.name, binding.backend.name, name, said)
         self.note_abilities()
 
     def may_eject_one(self) -> bool:

@@ -59,9 +59,11 @@ def needs_of(kind: str, body: CallBody | FormBody) -> frozenset[Need]:
         return NO_NEEDS
     prompt = _PROMPTS.get(kind)
     has_media = prompt is not None and _may_hold_parts(body.raw)
-    if not has_media and _TELLING.isdisjoint(body.fields):
+    if not has_media and not body.has_tools and _TELLING.isdisjoint(body.fields):
         return NO_NEEDS
     needs = set(_by_fields(kind, body.fields))
+    if body.has_tools and kind in _OFFERING and not _are_forbidden(value_of(body.fields, "tool_choice")):
+        needs.add(Need.TOOLS)
     if prompt is not None and has_media:
         needs.update(_of_pieces(body.fields.get(prompt)))
     return frozenset(needs) if needs else NO_NEEDS
@@ -71,14 +73,14 @@ def _by_fields(kind: str, fields: dict[str, msgspec.Raw]) -> Iterator[Need]:
     choices = value_of(fields, "n")
     if _is_above(choices, 1):
         yield Need.MANY_CHOICES
-    logprobs = value_of(fields, "logprobs")
-    if (
     if _is_above(value_of(fields, "best_of"), choices if _is_above(choices, 1) else 1):
         yield Need.BEST_OF
     if kind == "completions":
         yield from _around_a_prompt(fields)
     elif kind == "chat" and is_filled(fields.get("functions")):
         yield Need.FUNCTIONS
+    logprobs = value_of(fields, "logprobs")
+    if (
         (logprobs not in (None, False) or (kind == "completions" and logprobs == 0 and logprobs is not False))
         or _is_above(value_of(fields, "top_logprobs"), 0)
         or value_of(fields, "prompt_logprobs") is not None
@@ -90,8 +92,6 @@ def _by_fields(kind: str, fields: dict[str, msgspec.Raw]) -> Iterator[Need]:
         yield Need.AUDIO
 
 
-def _is_above(value: Any, limit: int) -> bool:
-    return isinstance(value, int | float) and value is not True and value > limit
 def _are_forbidden(tool_choice: Any) -> bool:
     """Whether no tool may be called: OpenAI's word for it, or Anthropic's."""
     return tool_choice == "none" or (isinstance(tool_choice, dict) and tool_choice.get("type") == "none")
@@ -104,6 +104,8 @@ def _around_a_prompt(fields: dict[str, msgspec.Raw]) -> Iterator[Need]:
         yield Need.SUFFIX
 
 
+def _is_above(value: Any, limit: int) -> bool:
+    return isinstance(value, int | float) and value is not True and value > limit
 
 
 def _may_hold_parts(raw: bytes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from backends import errors
+from policies.facts import CallFacts
 from policies.outcome import OUTCOMES, Outcome, OutcomeKind
 
 KINDS: dict[type[errors.BackendError], OutcomeKind] = {
@@ -12,6 +13,7 @@ KINDS: dict[type[errors.BackendError], OutcomeKind] = {
     errors.Overflow: OutcomeKind.OVERFLOW,
     errors.NotServed: OutcomeKind.NOT_SERVED,
     errors.RouteMissing: OutcomeKind.ROUTE_MISSING,
+    errors.NeedMissing: OutcomeKind.NEED_MISSING,
     errors.KeyRefused: OutcomeKind.KEY_REFUSED,
     errors.FirstTokenTimeout: OutcomeKind.FIRST_TOKEN_TIMEOUT,
     errors.AnswerTimeout: OutcomeKind.ANSWER_TIMEOUT,
@@ -29,10 +31,16 @@ def kind_of(error: errors.BackendError) -> OutcomeKind:
     return KINDS[type(error)]
 
 
-def seen_from(kind: str, error: errors.BackendError) -> errors.BackendError:
-    """What `error` means for a call of `kind`: a server that has no chat is not one that lacks an API, but the wrong server."""
+def seen_from(facts: CallFacts, error: errors.BackendError) -> errors.BackendError:
+    """What `error` means for this call: a server that has no chat is not one that lacks an API, but the wrong server.
+
+    What a call does not need, nobody lacks: whatever is said of it then is of this call alone.
+    """
+    kind = facts.kind
     if type(error) is errors.RouteMissing and kind == "chat":
         return errors.NotServed(str(error), status=error.status, body=error.body)
+    if isinstance(error, errors.NeedMissing) and error.need not in facts.needs:
+        return errors.Rejected(str(error), status=error.status, body=error.body)
     return error
 
 

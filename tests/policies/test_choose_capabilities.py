@@ -32,6 +32,7 @@ TO_B = Rule(Condition(tools=True), "b", "tools: true -> b")
 ROUTE = ModelRoute("jane", NAMES, Splitter("jane", {"a": 1.0}), (TO_B,), NAMES, ())
 CHOICES = {"needs": frozenset({Need.MANY_CHOICES})}
 BOTH = {"needs": frozenset({Need.MANY_CHOICES, Need.LOGPROBS})}
+TOOLS = {"needs": frozenset({Need.TOOLS})}
 IMAGE = {"needs": frozenset({Need.IMAGES})}
 EMBEDDINGS = {"kind": "embeddings"}
 RERANK = {"kind": "pass", "path": "/v1/rerank"}
@@ -75,6 +76,12 @@ ORDERS: list[tuple[str, dict[str, Any], dict[str, dict[str, Any]], str]] = [
     ("who is down before who has no route", EMBEDDINGS, {"a": misses("embeddings", **DOWN), "b": DOWN, "c": DOWN},
      "b:last_resort c:last_resort a:last_resort"),
     ("pinned to who had no route -> asked again", {"pin": "a"} | EMBEDDINGS, {"a": misses("embeddings")}, "a:pinned"),
+    ("tools were refused a moment ago -> the next", TOOLS, {"a": misses("tools")}, "b:fallback c:fallback"),
+    ("tools that are not needed -> as always", {}, {"a": misses("tools")}, "a:split b:fallback c:fallback"),
+    ("tools are refused everywhere -> asked again, it may be mended", TOOLS,
+     {"a": misses("tools"), "b": misses("tools"), "c": lacks("tools")}, "a:last_resort b:last_resort"),
+    ("who is down before who refuses tools", TOOLS, {"a": misses("tools"), "b": DOWN, "c": misses("tools")},
+     "b:last_resort a:last_resort c:last_resort"),
     ("of a kind that cannot be called -> never", {}, {"a": {"is_callable": False}, "b": DOWN, "c": DOWN},
      "b:last_resort c:last_resort"),
 ]  # fmt: skip
@@ -121,6 +128,19 @@ def test_passed_over_says_what_was_lacking(call: Call) -> None:
     ]
 
 
+def test_a_need_that_was_missing_a_moment_ago_is_said(call: Call) -> None:
+    choice = choose(call(**TOOLS), ROUTE, snapshot(a=misses("tools")), RNG)
+    assert choice.passed_over == (PassedOver("a", PassedOverReason.NEED_MISSING, ("tools",)),)
+    assert choice.first_reason == "fallback (a need_missing: tools)"
+    said = "-  a was passed over: it answered a moment ago that it was started without what the call needs"
+    assert describe(choice)[-1] == said
+
+
+def test_a_whole_api_that_is_missing_is_said_before_a_need(call: Call) -> None:
+    choice = choose(call(**TOOLS), ROUTE, snapshot(a=misses("chat", "tools")), RNG)
+    assert choice.passed_over == (PassedOver("a", PassedOverReason.ROUTE_MISSING, ("chat",)),)
+
+
 def test_a_whole_api_that_is_lacking_is_said_before_what_is_asked_of_it(call: Call) -> None:
     views = dict.fromkeys(NAMES, lacks("chat", "n"))
     choice = choose(call(**CHOICES), ROUTE, snapshot(**views), RNG)
@@ -133,6 +153,8 @@ OFFERED: list[tuple[str, dict[str, Any], dict[str, dict[str, Any]], bool]] = [
     ("no route anywhere", EMBEDDINGS, dict.fromkeys(NAMES, misses("embeddings")), True),
     ("some lack it, the others have no route", EMBEDDINGS,
      {"a": lacks("embeddings"), "b": misses("embeddings"), "c": misses("embeddings")}, True),
+    ("tools are refused everywhere", TOOLS, dict.fromkeys(NAMES, misses("tools")), True),
+    ("one is down that may take tools", TOOLS, {"a": misses("tools"), "b": lacks("tools"), "c": DOWN}, False),
     ("one is down that may have it", EMBEDDINGS, {"a": misses("embeddings"), "b": misses("embeddings"), "c": DOWN}, False),
     ("one is well that may have it", EMBEDDINGS, {"a": misses("embeddings"), "b": misses("embeddings")}, False),
     ("one is down that has none", EMBEDDINGS, dict.fromkeys(NAMES, misses("embeddings", **DOWN)), True),

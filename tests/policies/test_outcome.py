@@ -8,7 +8,7 @@ from policies.outcome import OUTCOMES, OutcomeKind
 
 CALLERS_DOING = {OutcomeKind.REJECTED, OutcomeKind.OVERFLOW, OutcomeKind.CLIENT_GONE, OutcomeKind.DEADLINE}
 CHANCE = {OutcomeKind.DIVERGED, OutcomeKind.OUTRUN}
-NOT_OFFERED = {OutcomeKind.ROUTE_MISSING}
+NOT_OFFERED = {OutcomeKind.ROUTE_MISSING, OutcomeKind.NEED_MISSING}
 OVER = {
     OutcomeKind.OK,
     OutcomeKind.REJECTED,

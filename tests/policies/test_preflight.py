@@ -171,6 +171,18 @@ def test_what_a_backend_is_known_to_lack_is_no_difference_where_the_baseline_lac
     assert cell("parameters: n", side(), side("lmstudio", lacking)).colour is GREEN  # such calls come here already
 
 
+@pytest.mark.parametrize(
+    ("row", "check"),
+    [("tools: auto", Check.TOOL_AUTO), ("tools: second turn, foreign id", Check.TOOL_SECOND_TURN),
+     ("tools: forced call", Check.TOOL_FORCED), ("tools: two at once", Check.TOOL_PARALLEL),
+     ("stream: forced call", Check.STREAM_TOOL)],
+)  # fmt: skip
+def test_tools_that_a_backend_is_known_to_lack_come_with_their_key(row: str, check: Check) -> None:
+    lacking = {check: Heard(400, "unsupported", is_passed_over=True)}
+    found = cell(row, side(heard=lacking), side("lmstudio"))
+    assert found.colour is AMBER and "      vllm: {name: own-name, can: {tools: true}}" in found.fix
+
+
 def test_a_tool_that_adds_nothing_to_the_prompt_is_amber() -> None:
     left_out = {Check.TOOL_AUTO: ANSWER}
     assert cell("prompt tokens: with a tool", side("lmstudio")).colour is GREEN

@@ -24,6 +24,7 @@ TOLD: list[tuple[BackendError, int, str, str | None, int | None, bool]] = [
     (errors.Refused(SECRET), 503, "server_error", "overloaded", 5, False),
     (errors.NotServed(SECRET, status=404), 503, "server_error", "backend_unavailable", 5, False),
     (errors.RouteMissing(SECRET, status=404), 503, "server_error", "backend_unavailable", 5, False),
+    (errors.NeedMissing(SECRET, "tools", status=400), 503, "server_error", "backend_unavailable", 5, False),
     (errors.KeyRefused(SECRET, status=401), 502, "server_error", "backend_auth", None, False),
     (errors.FirstTokenTimeout(SECRET), 504, "server_error", "timeout", None, False),
     (errors.AnswerTimeout(SECRET), 504, "server_error", "timeout", None, False),

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from policies.facts import NO_NEEDS
 from router.needs import needs_of
 from router.reading import read_body
+from tests.offered import A_TOOL
 
 TEXT = {"type": "text", "text": "look"}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+TOOL = {"type": "function", "function": {"name": "sky"}}
 QUOTED = 'Send {"type": "image_url"} or [{"type":"input_image"}] to me'
 
 
@@ -53,7 +55,7 @@ NEEDS: list[tuple[str, str, dict[str, Any], str]] = [
     ("a spoken answer", "chat", chat("hi", modalities=["text", "audio"]), "audio"),
     ("an image", "chat", chat([TEXT, IMAGE]), "images"),
     ("an image in an earlier turn", "chat", chat([IMAGE], "and now?"), "images"),
-    ("an image after tools", "chat", {"tools": [{"type": "function"}], **chat([IMAGE])}, "images"),
+    ("an image after tools", "chat", {"tools": [A_TOOL], **chat([IMAGE])}, "images tools"),
     ("sound", "chat", chat([{"type": "input_audio", "input_audio": {}}]), "audio"),
     ("a film", "chat", chat([{"type": "video_url", "video_url": {}}]), "video"),
     ("a file", "chat", chat([{"type": "file", "file": {}}]), "files"),
@@ -63,7 +65,23 @@ NEEDS: list[tuple[str, str, dict[str, Any], str]] = [
     ("code with many brackets", "chat", chat("a[ 1 ][ 2 ] " * 40), ""),
     ("an image after code with many brackets", "chat", chat("a[1][2] " * 40, [IMAGE]), "images"),
     ("the word image where no part is", "chat", chat("hi", metadata=[{"type": "image_url"}]), ""),
-    ("tools and no media", "chat", chat("hi", tools=[{"type": "function", "function": {"name": "image"}}]), ""),
+    ("tools and no media", "chat", chat("hi", tools=[{"type": "function", "function": {"name": "image"}}]), "tools"),
+    ("tools that must be used", "chat", chat("hi", tools=[TOOL], tool_choice="required"), "tools"),
+    ("a tool by its name", "chat", chat("hi", tools=[TOOL], tool_choice=TOOL), "tools"),
+    ("tools, and nothing said of them", "chat", chat("hi", tools=[TOOL], tool_choice=None), "tools"),
+    ("tools that may not be used", "chat", chat("hi", tools=[TOOL], tool_choice="none"), ""),
+    ("no tools", "chat", chat("hi", tools=[]), ""),
+    ("a history of tool calls, and no tools", "chat", chat("hi", tool_choice="none"), ""),
+    ("tools of a response", "responses", {"input": "hi", "tools": [{"type": "function", "name": "sky"}]}, "tools"),
+    ("tools of a response that may not be used", "responses",
+     {"input": "hi", "tools": [{"type": "function", "name": "sky"}], "tool_choice": "none"}, ""),
+    ("tools of a message", "messages", chat("hi", tools=[{"name": "sky"}]), "tools"),
+    ("any tool of a message", "messages", chat("hi", tools=[{"name": "sky"}], tool_choice={"type": "any"}), "tools"),
+    ("tools of a message that may not be used", "messages",
+     chat("hi", tools=[{"name": "sky"}], tool_choice={"type": "none"}), ""),
+    ("tools that are only counted", "count_tokens", chat("hi", tools=[{"name": "sky"}]), ""),
+    ("tools that are only told in tokens", "tokenize", chat("hi", tools=[TOOL]), ""),
+    ("tools where no engine reads any", "completions", {"prompt": "hi", "tools": [TOOL]}, ""),
     ("an image of a response's input", "responses", {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "images"),
     ("an image that a tool put out", "responses",
      {"input": [{"type": "function_call_output", "output": [{"type": "input_image"}]}]}, "images"),

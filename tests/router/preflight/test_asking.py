@@ -49,6 +49,7 @@ async def test_engines_that_differ_in_their_dialect_alone_are_alike_to_the_appli
     assert {cell.says for cell in differing.values()} <= {"not sent here"}
 
 
+PARSER = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
 # One engine is llama.cpp's, the other vLLM's, which does one thing otherwise: row, what, colour, words in the reason or the remedy.
 DIFFERENCES: dict[str, tuple[str, dict[str, Any], Colour, str]] = {
     "another chat template": ("prompt tokens: one message", {"more_tokens": 25}, RED, "--chat-template"),
@@ -62,6 +63,10 @@ DIFFERENCES: dict[str, tuple[str, dict[str, Any], Colour, str]] = {
     "seed without effect": ("parameters: seed", {"ignores": {"seed"}}, AMBER, "`seed`"),
     "tools switched off": (
         "tools: auto", {"refuses": {"tools": "requires --enable-auto-tool-choice"}}, RED, "--tool-call-parser"),
+    "started without a tool parser": (
+        "tools: auto", {"refuses": {"tools": PARSER}}, RED, "vllm serve … --enable-auto-tool-choice --tool-call-parser NAME"),
+    "started without a tool parser, in a stream": (
+        "stream: forced call", {"refuses": {"tools": PARSER}}, RED, PARSER[PARSER.index("requires"):]),
     "a forced call not made": ("tools: forced call", {"ignores": {"tool_choice"}}, RED, "required"),
     "JSON not enforced": ("JSON: json_schema", {"ignores": {"response_format"}}, RED, "not the JSON"),
     "a stream in one piece": ("stream: pieces and end", {"one_piece": True}, AMBER, "does not stream"),
