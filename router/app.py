@@ -15,26 +15,29 @@ from router.building import build_admission, build_fleet
 from router.config import Config
 from router.doors import Doors, Hosts
 from router.endpoints import Endpoint, NothingHere
-from router.fleet import Fleet
-from router.gate import Gate
+from router.journal.store import StoreFailed
 from router.metrics import Metrics, exposition
 from router.monitor import Monitor
 from router.owners import Owners
+from router.parts import Parts, journal_of, operations_on
 from router.paths import Table, endpoints
+from router.ramps import drive
 from router.readiness import readiness
 from router.record import Recorder
+from router.routing import desired
 from router.skills import learn
 
 
 class Application(FastAPI):
     """FastAPI for everything but `/v1`; those paths are matched on the path as it was sent, before any other work.
 
-    `doors` is what its connections ask first; the server puts it there.
+    `parts`: what it is made of. `doors` is what its connections ask first; the server puts it there.
     """
 
-    def __init__(self, raw: Table, elsewhere: Endpoint, doors: Doors, **options: Any):
+    def __init__(self, raw: Table, elsewhere: Endpoint, parts: Parts, **options: Any):
         super().__init__(docs_url=None, redoc_url=None, openapi_url=None, **options)
-        self.doors = doors
+        self.parts = parts
+        self.doors = parts.doors
         self.raw_endpoints: Mapping[bytes, Endpoint] = {path.encode(): each for path, each in raw.exact.items()}
         self._below = [(prefix.encode(), endpoint) for prefix, endpoint in raw.below.items()]
         self._elsewhere = elsewhere
@@ -61,31 +64,49 @@ FASTAPI_PATHS = frozenset({b"/health/live", b"/health/ready", b"/metrics"})
 
 def build_app(config: Config, env: Mapping[str, str]) -> Application:
     """The whole router for one configuration; `env` holds the keys that the configuration names."""
+    parts = _parts(config, env)
+    raw = endpoints(parts.fleet, parts.admission, parts.recorder, parts.owners, config.server.pass_paths)
+    app = Application(raw, NothingHere(parts.fleet, FASTAPI_PATHS), parts, title="Crossfade", lifespan=_lifespan(parts))
+    _add_routes(app, parts)
+    return app
+
+
+def _parts(config: Config, env: Mapping[str, str]) -> Parts:
     rng = random.Random()
     fleet = build_fleet(config, env, rng)
     metrics = Metrics()
     recorder = Recorder(metrics, rng)
-    doors = Doors(Hosts((*config.server.hosts, config.server.host)), recorder.turned_away)
-    admission = build_admission(config.server, env)
-    owners = Owners(env.get(config.server.admin.key_env, ""), fleet.models)
-    raw = endpoints(fleet, admission, recorder, owners, config.server.pass_paths)
-    app = Application(
-        raw, NothingHere(fleet, FASTAPI_PATHS), doors, title="Crossfade", lifespan=_lifespan(fleet, metrics)
+    journal = journal_of(config, fleet)
+    return Parts(
+        config=config,
+        env=env,
+        fleet=fleet,
+        metrics=metrics,
+        recorder=recorder,
+        doors=Doors(Hosts((*config.server.hosts, config.server.host)), recorder.turned_away),
+        admission=build_admission(config.server, env),
+        owners=Owners(env.get(config.server.admin.key_env, ""), fleet.models),
+        journal=journal,
+        operations=operations_on(journal, fleet),
     )
-    _add_routes(app, fleet, metrics, admission.gate)
-    return app
 
 
-def _lifespan(fleet: Fleet, metrics: Metrics) -> Any:
+def _lifespan(parts: Parts) -> Any:
+    fleet, journal = parts.fleet, parts.journal
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         for model in fleet.models.values():
             if model.contract is not None:
                 model.contract.load()  # while there is no call yet that would have to wait
+        with suppress(StoreFailed):  # it is in the log, and the file counts until the store can be used
+            await journal.file_changed(desired(parts.config), "the start of the router")
         tasks = (
             asyncio.create_task(Monitor(fleet).run()),
             asyncio.create_task(learn(fleet)),  # nobody waits for it: what is not known yet is asked in need
-            asyncio.create_task(metrics.lag.watch()),
+            asyncio.create_task(parts.metrics.lag.watch()),
+            asyncio.create_task(journal.run()),
+            asyncio.create_task(drive(parts.operations, fleet)),
         )
         try:
             yield
@@ -94,6 +115,7 @@ def _lifespan(fleet: Fleet, metrics: Metrics) -> Any:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
+            await journal.close()
             for backend in fleet.backends.values():
                 if backend.leftovers is not None:
                     await backend.leftovers.close()
@@ -103,16 +125,19 @@ def _lifespan(fleet: Fleet, metrics: Metrics) -> Any:
     return lifespan
 
 
-def _add_routes(app: Application, fleet: Fleet, metrics: Metrics, door: Gate) -> None:
+def _add_routes(app: Application, parts: Parts) -> None:
     @app.api_route("/health/live", methods=["GET", "HEAD"])
     async def live() -> dict[str, str]:
         return {"status": "ok"}
 
     @app.api_route("/health/ready", methods=["GET", "HEAD"])
     async def ready() -> JSONResponse:
-        report = readiness(fleet, is_stopping=app.doors.are_closing)
+        report = readiness(parts.fleet, is_stopping=app.doors.are_closing)
         return JSONResponse(report.as_json(), status_code=200 if report.is_ready else 503)
 
     @app.api_route("/metrics", methods=["GET", "HEAD"])
     async def scrape() -> Response:
-        return Response(exposition(metrics, fleet, door), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(
+            exposition(parts.metrics, parts.fleet, parts.admission.gate),
+            media_type="text/plain; version=0.0.4; charset=utf-8",
+        )

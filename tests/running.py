@@ -7,6 +7,8 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import uvicorn
@@ -14,6 +16,8 @@ import uvicorn
 from router.config import loads
 from router.edge import EdgeProtocol
 from router.serve import server_for
+
+MEMORY = Path("/dev/shm")  # no test of these waits for a disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +42,25 @@ class Router:
 async def running(
     config: str, env: Mapping[str, str] | None = None, edge: type[EdgeProtocol] = EdgeProtocol
 ) -> AsyncIterator[Router]:
-    """Run the router with this YAML until the block is left; a less patient `edge` is for tests of time limits."""
-    loaded = loads(config, env or {})
+    """Run the router with this YAML until the block is left; a less patient `edge` is for tests of time limits.
+
+    Without a `store` of its own it has an empty one, which goes with the block.
+    """
+    with TemporaryDirectory(prefix="crossfade-test-", dir=MEMORY if MEMORY.is_dir() else None) as folder:
+        text = config if "\nstore:" in config else f"{config}\nstore: {{url: sqlite:///{folder}/crossfade.db}}\n"
+        async with _running(text, env or {}, edge) as router:
+            yield router
+
+
+@asynccontextmanager
+async def _running(config: str, env: Mapping[str, str], edge: type[EdgeProtocol]) -> AsyncIterator[Router]:
+    loaded = loads(config, env)
     listener = socket.socket(
         socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
     )  # asyncio sets TCP_NODELAY only on these
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    server = server_for(loaded.config, env or {}, edge)
+    server = server_for(loaded.config, env, edge)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:

@@ -81,6 +81,7 @@ class Journal:
         self.is_open = False
         self.now_s = now_s
         self._on_revision = on_revision
+        self._unsaid: tuple[Desired, str] | None = None
         self._changing = asyncio.Lock()
         self._news = asyncio.Event()
 
@@ -101,6 +102,8 @@ class Journal:
                 if self.is_open:
                     await self.store.wait()
                 await self.catch_up()
+                if self._unsaid is not None:
+                    await self.file_changed(*self._unsaid)
             except StoreFailed:
                 await asyncio.sleep(AGAIN_S)
             except Exception:  # the supervisor of a background loop
@@ -154,7 +157,10 @@ class Journal:
                 return kept.revision
 
     async def file_changed(self, wanted: Desired, reason: str) -> Revision:
-        """Let a file, read for the first time or anew, have its say: the revision in force afterwards. Raises StoreFailed."""
+        """Let a file, read for the first time or anew, have its say: the revision in force afterwards.
+
+        Raises StoreFailed; then `run` lets it have its say as soon as the store can be used.
+        """
 
         def of_file(revisions: Sequence[Revision]) -> Draft | None:
             if not revisions:
@@ -164,7 +170,10 @@ class Journal:
                 return None
             return Draft(Kind.FILE, state, file=wanted.state)
 
-        return await self.change(of_file, By(ROUTER, reason))
+        self._unsaid = (wanted, reason)
+        revision = await self.change(of_file, By(ROUTER, reason))
+        self._unsaid = None
+        return revision
 
     async def close(self) -> None:
         """Give the store back."""

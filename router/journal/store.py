@@ -6,6 +6,7 @@ one is kept and the other is told what happened (`Conflict`): nothing is ever ha
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -81,6 +82,10 @@ class Store:
             await connection.execute(REVISIONS.insert().values(_row(kept)))
             if self.is_shared:
                 await connection.execute(sa.text("SELECT pg_notify('crossfade', :n)"), {"n": str(kept.revision.number)})
+
+    async def wait(self) -> None:
+        """Return when there may be something new."""
+        await asyncio.sleep(0.1)
 
     async def close(self) -> None:
         """Give the connections back."""
