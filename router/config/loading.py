@@ -13,6 +13,8 @@ from router.config.document import MAX_BYTES, Document, Unreadable, read
 from router.config.problems import ConfigInvalid, Finding, KeyPath, Problem, dotted
 from router.config.root import Config
 
+SQLITE = "sqlite:///"
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -34,7 +36,17 @@ def load(path: Path, env: Mapping[str, str]) -> Loaded:
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
         reason = getattr(exc, "strerror", None) or str(exc)
         raise _unusable(str(path), 0, f"The file cannot be read: {reason}.", "Name a file with -c FILE.") from exc
-    return loads(text, env, str(path))
+    loaded = loads(text, env, str(path))
+    return Loaded(_beside(loaded.config, path), loaded.notices)
+
+
+def _beside(config: Config, path: Path) -> Config:
+    """A store without a folder of its own lies beside the file, wherever who reads it was started."""
+    name = config.store.url.removeprefix(SQLITE)
+    if name == config.store.url or name.startswith("/"):
+        return config
+    store = config.store.model_copy(update={"url": f"{SQLITE}{path.resolve().parent / name}"})
+    return config.model_copy(update={"store": store})
 
 
 def loads(text: str, env: Mapping[str, str], file_name: str = "<text>") -> Loaded:

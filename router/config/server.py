@@ -113,7 +113,7 @@ class Store(Section):
     url: StoreUrl = Field(
         default="sqlite:///crossfade.db",
         repr=False,
-        description="Where state and history are kept: sqlite:///FILE, or postgresql://… when there are several machines.",
+        description="Where state and history are kept: sqlite:///FILE (relative to this file), or postgresql://… for several machines.",
     )
     keep_days: Annotated[int, Field(ge=1, le=3650), NOT_BOOL] = Field(
         default=14, description="Days that calls and comparisons are kept."

@@ -93,7 +93,10 @@ class Demo:
     def _bring_first(self) -> None:
         wish = self._wish
         wish.folder.mkdir(parents=True, exist_ok=True)
-        for old in wish.folder.glob("*.log"):
+        for old in (
+            *wish.folder.glob("*.log"),
+            *wish.folder.glob("crossfade.db*"),
+        ):  # each demo begins with its own shares
             old.unlink()
         self._bring_llama(self._baseline)
         self._start_router()

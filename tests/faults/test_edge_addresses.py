@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -46,13 +47,11 @@ async def backend_on_ipv6() -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def listening(host: str, port: int, backend: str) -> AsyncIterator[None]:
+async def listening(host: str, port: int, backend: str, folder: Path) -> AsyncIterator[None]:
     """The router on `host`, as the command starts it."""
     server_keys = f'host: "{host}"\nallow_from: ["::1/128", 127.0.0.0/8]'
-    config = loads(
-        config_for({"a": f'"{backend}"'}, server=server_keys).replace("port: 8000", f"port: {port}"), {}
-    ).config
-    server = server_for(config, {})
+    text = config_for({"a": f'"{backend}"'}, server=server_keys).replace("port: 8000", f"port: {port}")
+    server = server_for(loads(f"{text}\nstore: {{url: sqlite:///{folder}/crossfade.db}}\n", {}).config, {})
     task = asyncio.create_task(server.serve(listeners(host, port)))
     while not server.started:
         if task.done():
@@ -67,16 +66,18 @@ async def listening(host: str, port: int, backend: str) -> AsyncIterator[None]:
 
 @pytest.mark.usefixtures("ipv6")
 @pytest.mark.parametrize("host", ["::1", "::"])
-async def test_a_listener_and_a_backend_on_ipv6_work_without_a_further_key(host: str) -> None:
+async def test_a_listener_and_a_backend_on_ipv6_work_without_a_further_key(host: str, tmp_path: Path) -> None:
     port = free_port()
-    async with backend_on_ipv6() as url, listening(host, port, url), httpx.AsyncClient() as client:
+    async with backend_on_ipv6() as url, listening(host, port, url, tmp_path), httpx.AsyncClient() as client:
         response = await client.post(f"http://[::1]:{port}/v1/chat/completions", content=chat_body(), headers=JSON)
         assert response.status_code == 200 and "from six" in response.text
 
 
-async def test_a_client_of_ipv4_is_known_by_its_network_where_all_addresses_are_listened_on() -> None:
+async def test_a_client_of_ipv4_is_known_by_its_network_where_all_addresses_are_listened_on(
+    tmp_path: Path,
+) -> None:
     port = free_port()
-    async with Upstream(says("x")) as a, listening("0.0.0.0", port, a.url), httpx.AsyncClient() as client:
+    async with Upstream(says("x")) as a, listening("0.0.0.0", port, a.url, tmp_path), httpx.AsyncClient() as client:
         response = await client.post(f"http://127.0.0.1:{port}/v1/chat/completions", content=chat_body(), headers=JSON)
         assert response.status_code == 200
 

@@ -211,3 +211,21 @@ def test_the_line_of_a_problem_is_the_line_of_its_key(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"{file}:{line}: models.jane.split sums to 0.97; shares must sum to 1. Raise one of them by 0.03."
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("sqlite:///crossfade.db", "sqlite:///{folder}/crossfade.db"),
+        ("sqlite:////var/lib/crossfade.db", "sqlite:////var/lib/crossfade.db"),
+        ("postgresql://db/crossfade", "postgresql://db/crossfade"),
+    ],
+)
+def test_a_store_without_a_folder_lies_beside_the_file_wherever_its_reader_was_started(
+    tmp_path: Path, url: str, meant: str
+) -> None:
+    file = tmp_path / "crossfade.yaml"
+    file.write_text(
+        f"backends: {{a: {{kind: vllm, url: http://h:1}}}}\nmodels: {{m: {{on: {{a: x}}, split: {{a: 1}}}}}}\nstore: {{url: '{url}'}}\n"
+    )
+    assert load(file, {}).config.store.url == meant.format(folder=tmp_path)
