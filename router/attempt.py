@@ -17,6 +17,7 @@ from backends.errors import (
     FirstTokenTimeout,
     NeedMissing,
     NotAccepted,
+    ProtocolBroken,
     Refused,
 )
 from backends.events import stream_of
@@ -253,7 +254,11 @@ class Attempt:
         try:
             return await self._answer(replica, started_s)
         except BackendError as error:
-            told = held.retell(error, is_asked_for=isinstance(self.call.body, NoBody))
+            is_asked_for = isinstance(self.call.body, NoBody)
+            told = error
+            if isinstance(error, ProtocolBroken) and is_asked_for and self.call.facts.stream:
+                told = await held.why_no_stream(error, replica.server, self._limits(started_s))
+            told = held.retell(told, is_asked_for=is_asked_for)
             if told is error:
                 raise
             raise told from error

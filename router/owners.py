@@ -26,13 +26,15 @@ from typing import NoReturn
 
 import msgspec
 
-from backends.errors import BackendError, NotServed, Rejected, RouteMissing
-from backends.faults import error_text
+from backends.errors import BackendError, NotServed, ProtocolBroken, Rejected, RouteMissing
+from backends.faults import MALFORMED, error_text
+from backends.http import Limits, Outgoing, Replica
 from policies.choose import Candidate, Choice, PassedOver, PassedOverReason, Reason
 from policies.facts import Need
 from router.faults import CallFailed, Fault
 from router.fleet import LiveModel, LiveReplica
 from router.reading import BadCall, CallBody, read_body
+from router.relay import MAX_ANSWER_BYTES
 
 _CODE_BYTES = 6  # a made-up id leads to one of a hundred owners once in 10^12 tries
 _MARK_CHARS = 2 * _CODE_BYTES
@@ -56,6 +58,23 @@ class Held:
             return Choice((), (PassedOver(self.backend, PassedOverReason.INCAPABLE, lacking),))
         return Choice((Candidate(self.backend, Reason.PINNED, "it holds the response"),))
 
+    async def why_no_stream(self, broken: ProtocolBroken, server: Replica, limits: Limits) -> BackendError:
+        """Why its stream broke off before any event: vLLM keeps events only of what is made in the background, and finds that out too late.
+
+        So the owner is asked for the response itself, and `broken` stands where that does not tell.
+        """
+        asked = Outgoing(b"/v1/responses/" + self.id.encode(), (), method=b"GET")
+        try:
+            async with server.open(asked, limits) as reply:
+                made = _MADE.decode(await reply.read(MAX_ANSWER_BYTES))
+        except NotServed as error:
+            return error
+        except (BackendError, *MALFORMED):
+            return broken
+        if made.id != self.id or made.background:
+            return broken
+        return Rejected("the owner has kept no events of this response", status=400, body=_no_events(self.shown).body())
+
     def retell(self, error: BackendError, *, is_asked_for: bool) -> BackendError:
         """What the owner has answered, under the client's id. That it knows no such response (any more) is the call's own fault.
 
@@ -77,6 +96,21 @@ class Held:
 _NO_ROUTE = Fault(
     404, "The backend that holds this response cannot do this with it.", "invalid_request_error", "unsupported"
 )
+
+
+class _Made(msgspec.Struct):
+    id: str
+    background: bool | None = None
+
+
+_MADE = msgspec.json.Decoder(_Made)
+
+
+def _no_events(shown: str) -> Fault:
+    message = f"Response with id '{shown}' was not made in the background, so it cannot be streamed again; ask for it without `stream`."
+    return Fault(400, message, "invalid_request_error", "unsupported", "stream")
+
+
 _PREVIOUS = "previous_response_id"
 _PARAMS = frozenset({"response_id", _PREVIOUS})
 

@@ -164,6 +164,8 @@ async def test_a_stored_response_is_gone_on_from_and_shown_by_the_engine_that_ho
             assert (shown.id, shown.output_text, shown.model) == (second.id, second.output_text, MODEL)
             with pytest.raises(openai.NotFoundError):
                 await client.responses.retrieve("resp_1")
+            with pytest.raises(openai.BadRequestError, match="background"):
+                await client.responses.retrieve(first.id, stream=True)
         async with openai.AsyncOpenAI(base_url=f"{mixed.url}/v1", api_key="none") as client:
             for _ in range(6):  # whoever else has half of the calls
                 assert (await client.responses.retrieve(first.id)).id == first.id
