@@ -36,11 +36,14 @@ class Line(Generic[T]):
     def __init__(self, limit: int, queue_size: int, queue_wait_s: float):
         self.limit = limit
         self.inside = 0
+        self.elsewhere = (
+            0  # of the `limit`, what others have taken that this line does not let in; only `try_enter` does not ask
+        )
         self.waiting = 0
         self.is_timed = False  # somebody found no room, and no slot has become free that nobody wanted since
         self._queue_size = queue_size
         self._queue_wait_s = queue_wait_s
-        self._queues: tuple[OrderedDict[T, None], ...] = tuple(OrderedDict() for _ in Priority)
+        self._queues: tuple[OrderedDict[T, float], ...] = tuple(OrderedDict() for _ in Priority)
         self._paces = tuple(Pace() for _ in Priority)
         self._lacked_room_s = [_NEVER_S for _ in Priority]
         self._stands_since_s = [_NEVER_S for _ in Priority]
@@ -63,7 +66,14 @@ class Line(Generic[T]):
 
     def has_room(self, priority: Priority, now_s: float) -> bool:
         """Whether one of this class would be let in now."""
-        return self.inside < self._open_to(priority, now_s) and not self._ahead_of(priority)
+        return self.inside + self.elsewhere < self._open_to(priority, now_s) and not self._ahead_of(priority)
+
+    def first(self) -> tuple[Priority, float] | None:
+        """Who is to be let in next: its class, and since when it waits."""
+        for priority, queue in zip(Priority, self._queues, strict=True):
+            for since_s in queue.values():
+                return priority, since_s
+        return None
 
     def length(self, priority: Priority) -> int:
         """How many of a class wait."""
@@ -88,7 +98,7 @@ class Line(Generic[T]):
         displaced = self._displaced(now_s) if self.waiting >= self._queue_size else None
         if not self._queues[priority]:
             self._stands_since_s[priority] = now_s
-        self._queues[priority][ticket] = None
+        self._queues[priority][ticket] = now_s
         self.waiting += 1
         return displaced
 
@@ -97,14 +107,14 @@ class Line(Generic[T]):
         for priority, queue in zip(Priority, self._queues, strict=True):
             if not queue:
                 continue
-            if self.inside >= self._open_to(priority, now_s):
+            if self.inside + self.elsewhere >= self._open_to(priority, now_s):
                 return None
             ticket, _ = queue.popitem(last=False)
             self.waiting -= 1
             self.inside += 1
             self._paces[priority].moved(now_s, len(queue))
             return ticket
-        if self.is_timed and self.inside < self.limit:
+        if self.is_timed and self.inside + self.elsewhere < self.limit:
             self.is_timed = False
             for pace in self._paces:
                 pace.moved(now_s, 0)  # had somebody come: a queue that lets nobody wait must learn when that may end

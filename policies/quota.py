@@ -16,22 +16,22 @@ _CALL = 60 * _US_PER_S  # a microsecond brings `per_min` of these
 
 
 class CallRate:
-    """Holds state, but no clock. `per_min` >= 1."""
+    """Holds state (`amount`, as it was at `at_us`), but no clock. `per_min` >= 1."""
 
-    __slots__ = ("_amount", "_at_us", "_per_min")
+    __slots__ = ("_per_min", "amount", "at_us")
 
     def __init__(self, per_min: int, now_s: float):
         self._per_min = per_min
-        self._amount = per_min * _CALL
-        self._at_us = int(now_s * _US_PER_S)
+        self.amount = per_min * _CALL
+        self.at_us = int(now_s * _US_PER_S)
 
     def take(self, now_s: float) -> float:
         """Begin a call: 0 where it may begin, else the seconds (0 to 60) until one may."""
         now_us = int(now_s * _US_PER_S)
-        if now_us > self._at_us:
-            self._amount = min(self._amount + (now_us - self._at_us) * self._per_min, self._per_min * _CALL)
-            self._at_us = now_us
-        if self._amount >= _CALL:
-            self._amount -= _CALL
+        if now_us > self.at_us:
+            self.amount = min(self.amount + (now_us - self.at_us) * self._per_min, self._per_min * _CALL)
+            self.at_us = now_us
+        if self.amount >= _CALL:
+            self.amount -= _CALL
             return 0.0
-        return -((self._amount - _CALL) // self._per_min) / _US_PER_S
+        return -((self.amount - _CALL) // self._per_min) / _US_PER_S

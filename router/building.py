@@ -29,27 +29,30 @@ from policies.rules import Rule as RoutingRule
 from policies.schema import Schemas
 from router.admission import Admission, Keys, digest
 from router.capabilities import Capabilities, Configured
-from router.clients import Caller, Quota
+from router.clients import Caller
 from router.config import BackendConfig, ClientKeys, Config, ModelConfig, Rule, Server
 from router.contracts import Contract
 from router.fleet import AttemptLimits, Binding, Fleet, LiveBackend, LiveModel, LiveReplica, Terms
 from router.gate import Gate
+from router.limits import OWN, Limits
 
 UNLIMITED = 1_000_000  # a backend without max_in_flight: the server's own limit holds first
 FIRST_REVISION = 1
 
 
-def build_fleet(config: Config, env: Mapping[str, str], rng: random.Random) -> Fleet:
+def build_fleet(config: Config, env: Mapping[str, str], rng: random.Random, limits: Limits = OWN) -> Fleet:
     """Everything behind the router, in its state before the first call."""
     backends = {
-        name: _backend(name, config, env, rng) for name, backend in config.backends.items() if backend.kind in DIALECTS
+        name: _backend(name, config, env, rng, limits)
+        for name, backend in config.backends.items()
+        if backend.kind in DIALECTS
     }
     schemas = Schemas()
     models = {name: _model(name, config, backends, schemas) for name in config.models}
     return Fleet(backends, models, FIRST_REVISION, rng, config.server.pass_paths)
 
 
-def build_admission(server: Server, env: Mapping[str, str]) -> Admission:
+def build_admission(server: Server, env: Mapping[str, str], limits: Limits = OWN) -> Admission:
     """The door: keys from the environment, networks, the limit of concurrent calls."""
     known = set(_digests(env, server.keys_env))
     may_pin: set[bytes] = set()
@@ -59,10 +62,10 @@ def build_admission(server: Server, env: Mapping[str, str]) -> Admission:
         known |= digests
         if group.may_pin:
             may_pin |= digests
-        caller = _caller(group)
+        caller = _caller(group, limits)
         for each in digests:
             callers.setdefault(each, caller)  # a key of two groups belongs to the first
-    gate = Gate(server.max_in_flight, server.queue_size, server.queue_wait_s)
+    gate = limits.gate("of the router", server.max_in_flight, server.queue_size, server.queue_wait_s)
     networks = tuple(ip_network(network, strict=False) for network in server.allow_from)
     return Admission(Keys(frozenset(known), frozenset(may_pin), callers), networks, gate, server.max_body_bytes)
 
@@ -92,13 +95,13 @@ def _digests(env: Mapping[str, str], name: str | None) -> set[bytes]:
     return {digest(key.strip()) for key in keys if key.strip()}
 
 
-def _caller(group: ClientKeys) -> Caller:
+def _caller(group: ClientKeys, limits: Limits) -> Caller:
     is_limited = group.max_in_flight is not None or group.calls_per_min is not None
-    quota = Quota(group.max_in_flight, group.calls_per_min, time.monotonic()) if is_limited else None
+    quota = limits.quota(group, time.monotonic()) if is_limited else None
     return Caller(BY_LABEL[group.priority], quota)
 
 
-def _backend(name: str, config: Config, env: Mapping[str, str], rng: random.Random) -> LiveBackend:
+def _backend(name: str, config: Config, env: Mapping[str, str], rng: random.Random, limits: Limits) -> LiveBackend:
     backend = config.backends[name]
     key = env.get(backend.key_env, "") if backend.key_env else ""
     rules = {model: _ejection(config.models[model]) for model, settings in config.models.items() if name in settings.on}
@@ -111,9 +114,12 @@ def _backend(name: str, config: Config, env: Mapping[str, str], rng: random.Rand
         for url in backend.urls
     ]
     slots = backend.max_in_flight
-    limit = slots * len(replicas) if slots else UNLIMITED
-    gate = Gate(limit, config.server.queue_size, config.server.queue_wait_s)
-    live = LiveBackend(name, backend.kind, replicas, gate, slots)
+    queue = (config.server.queue_size, config.server.queue_wait_s)
+    if slots:
+        gate = limits.gate(f"of {name}", slots * len(replicas), *queue)
+        live = limits.backend(name, backend.kind, replicas, gate, slots)
+    else:
+        live = LiveBackend(name, backend.kind, replicas, Gate(UNLIMITED, *queue))
     live.leftovers = Leftovers() if backend.on_client_gone == "drain" else None
     return live
 

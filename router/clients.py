@@ -28,9 +28,9 @@ class Quota:
     def begin(self, now_s: float) -> None:
         """A call begins; `end` must follow. Raises CallFailed (429) where one limit is reached, and then nothing was taken."""
         if self._max_in_flight is not None and self.running >= self._max_in_flight:
-            raise CallFailed(_limited("This key has as many calls running as it may.", RUNNING_RETRY_AFTER_S))
+            raise running_too_many()
         if self._rate is not None and (wait_s := self._rate.take(now_s)):
-            raise CallFailed(_limited("This key has begun as many calls as it may in a minute.", wait_s))
+            raise begun_too_many(wait_s)
         self.running += 1
 
     def end(self) -> None:
@@ -47,6 +47,16 @@ class Caller:
 
 
 ANYONE = Caller()
+
+
+def running_too_many() -> CallFailed:
+    """For a client at its limit of calls at once."""
+    return CallFailed(_limited("This key has as many calls running as it may.", RUNNING_RETRY_AFTER_S))
+
+
+def begun_too_many(wait_s: float) -> CallFailed:
+    """For a client at its limit of calls a minute; the next may begin in `wait_s`."""
+    return CallFailed(_limited("This key has begun as many calls as it may in a minute.", wait_s))
 
 
 def _limited(message: str, wait_s: float) -> Fault:

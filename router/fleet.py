@@ -39,6 +39,7 @@ class LiveReplica:
     __slots__ = (
         "about",
         "bias",
+        "elsewhere",
         "health",
         "in_flight",
         "lacks",
@@ -53,6 +54,7 @@ class LiveReplica:
         self.server = server
         self.health = health
         self.in_flight = 0
+        self.elsewhere = 0  # attempts that other workers have running here, as far as their number matters
         self.bias = Bias()
         self.lacks: dict[str, str] = {}  # by model: what is wrong with it there, by the server's own lists
         # What the server says of itself, asked for when it turns out well; b"" where it has not said.
@@ -65,6 +67,11 @@ class LiveReplica:
     @property
     def url(self) -> str:
         return self.server.origin.url
+
+    @property
+    def busy(self) -> int:
+        """How many attempts run here."""
+        return self.in_flight + self.elsewhere
 
     @property
     def is_in_rotation(self) -> bool:
@@ -83,7 +90,7 @@ class LiveReplica:
     def load(self, model: str, now_s: float) -> Load:
         """What it weighs in the balance for the next call of `model`."""
         bias = self.bias
-        return Load(self.in_flight + bias.calls(now_s), self.health[model].weight(now_s), bias.is_left_alone(now_s))
+        return Load(self.busy + bias.calls(now_s), self.health[model].weight(now_s), bias.is_left_alone(now_s))
 
 
 class LiveBackend:
@@ -117,11 +124,15 @@ class LiveBackend:
         """
         if self.slots is None:
             return
-        there = [replica for replica in self.open if replica.is_in_rotation] or self.open
+        there = self.there()
         limit = sum(replica.room(self.slots, now_s) for replica in there)
         limit += sum(replica.in_flight for replica in self.replicas if replica not in there)
         if limit != self.gate.limit:
             self.gate.resize(limit)
+
+    def there(self) -> list[LiveReplica]:
+        """The replicas in rotation, or all as a last resort."""
+        return [replica for replica in self.open if replica.is_in_rotation] or self.open
 
     def weight(self, model: str, now_s: float) -> float:
         """The part of the model's calls to it that it should take: less than 1 where all that are in rotation are being ramped up."""
@@ -152,9 +163,9 @@ class LiveBackend:
         if len(choices) == 1:
             return choices[0]
         if all(now_s >= replica.bias.until_s and now_s >= replica.health[model].ramps_until_s for replica in choices):
-            return choices[least_busy([replica.in_flight for replica in choices], rng)]
+            return choices[least_busy([replica.busy for replica in choices], rng)]
         if self.slots is not None:
-            choices = [r for r in choices if r.in_flight < r.room(self.slots, now_s)] or choices
+            choices = [r for r in choices if r.busy < r.room(self.slots, now_s)] or choices
         return choices[fairest([replica.load(model, now_s) for replica in choices], rng)]
 
 
