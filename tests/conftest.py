@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+
+from tests import postgres as postgresql
 
 pytest.register_assert_rewrite(
     "tests.hearing",
@@ -13,3 +17,10 @@ pytest.register_assert_rewrite(
     "tests.faults.invariants",
     "tests.faults.stage",
 )
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[postgresql.Server]:
+    """One server for all tests that do not stop it; each takes a `database()` of its own."""
+    with postgresql.running() as server:
+        yield server

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from router.journal.kept import StoreFailed
 
 METADATA = sa.MetaData()
 
@@ -26,26 +30,50 @@ REVISIONS = sa.Table(
     sa.Column("asked", sa.Text),  # a digest of what that request asked for
 )
 
-STEPS = (
-    ("CREATE TABLE crossfade_revisions (number BIGINT PRIMARY KEY, at_s DOUBLE PRECISION NOT NULL, actor TEXT NOT NULL,"
-     " reason TEXT NOT NULL, kind TEXT NOT NULL, model TEXT NOT NULL, restores BIGINT, part_of BIGINT, state TEXT NOT NULL, file TEXT, key TEXT UNIQUE,"
-     " asked TEXT)",),
-)  # fmt: skip
-LATEST = len(STEPS)
+# A step once released is never edited: stores that took it would differ from stores that take the edited one.
+_FIRST = (
+    "CREATE TABLE crossfade_revisions (number BIGINT PRIMARY KEY, at_s DOUBLE PRECISION NOT NULL, actor TEXT NOT NULL,"
+    " reason TEXT NOT NULL, kind TEXT NOT NULL, model TEXT NOT NULL, restores BIGINT, part_of BIGINT, state TEXT NOT NULL,"
+    " file TEXT, key TEXT UNIQUE, asked TEXT)",
+)
+_NEVER = "revisions are never changed"
+_APPEND_ONLY = {
+    "sqlite": tuple(
+        f"CREATE TRIGGER crossfade_no_{what.lower()} BEFORE {what} ON crossfade_revisions BEGIN SELECT RAISE(ABORT, '{_NEVER}'); END"
+        for what in ("UPDATE", "DELETE")
+    ),
+    "postgresql": (
+        "CREATE FUNCTION crossfade_append_only() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN RAISE EXCEPTION '{_NEVER}'; END $$",
+        "CREATE TRIGGER crossfade_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON crossfade_revisions"
+        " FOR EACH STATEMENT EXECUTE FUNCTION crossfade_append_only()",
+    ),
+}
+STEPS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    dialect: (_FIRST, append_only) for dialect, append_only in _APPEND_ONLY.items()
+}
+LATEST = len(STEPS["sqlite"])
 
 
-class TooNew(Exception):
-    """The store was written by a newer version; the message is one sentence."""
-
-
-async def migrate(connection: AsyncConnection) -> int:
-    """Bring the store up to `LATEST`, inside the caller's transaction, which must keep others out; the version that it had. Raises TooNew."""
-    await connection.execute(sa.text("CREATE TABLE IF NOT EXISTS crossfade_schema (version INTEGER PRIMARY KEY)"))
+async def version(connection: AsyncConnection) -> int:
+    """The schema that the store has; 0 of an empty one. Raises StoreFailed where it is newer than what is known here."""
+    if not await connection.run_sync(lambda sync: sa.inspect(sync).has_table(SCHEMA.name)):
+        return 0
     had = (await connection.execute(sa.select(sa.func.max(SCHEMA.c.version)))).scalar() or 0
     if had > LATEST:
-        raise TooNew(f"the store has schema {had}, and this version of Crossfade knows up to {LATEST}; use a newer one")
-    for version in range(had, LATEST):
-        for statement in STEPS[version]:
-            await connection.execute(sa.text(statement))
-        await connection.execute(SCHEMA.insert().values(version=version + 1))
-    return had
+        raise StoreFailed(
+            f"the store has schema {had}, and this version of Crossfade knows up to {LATEST}; use a newer version"
+        )
+    return int(had)
+
+
+async def migrate(connection: AsyncConnection) -> None:
+    """Bring the store up to `LATEST`, inside the caller's transaction, which must keep others out. Raises StoreFailed as `version` does."""
+    had = await version(connection)
+    if had == 0:
+        await connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS crossfade_schema (version INTEGER PRIMARY KEY)")
+    steps = STEPS[connection.dialect.name]
+    for number in range(had, LATEST):
+        for statement in steps[number]:
+            await connection.exec_driver_sql(statement)
+        await connection.execute(SCHEMA.insert().values(version=number + 1))
