@@ -16,7 +16,7 @@ from router.config import Config
 from router.doors import Doors, Hosts
 from router.endpoints import Endpoint, NothingHere
 from router.journal.store import StoreFailed
-from router.metrics import Metrics, exposition
+from router.metrics import Metrics
 from router.monitor import Monitor
 from router.owners import Owners
 from router.parts import Parts, journal_of, operations_on
@@ -26,6 +26,7 @@ from router.readiness import readiness
 from router.record import Recorder
 from router.routing import desired
 from router.skills import learn
+from router.team import ALONE, Alone
 
 
 class Application(FastAPI):
@@ -62,18 +63,20 @@ class Application(FastAPI):
 FASTAPI_PATHS = frozenset({b"/health/live", b"/health/ready", b"/metrics"})
 
 
-def build_app(config: Config, env: Mapping[str, str]) -> Application:
-    """The whole router for one configuration; `env` holds the keys that the configuration names."""
-    parts = _parts(config, env)
+def build_app(config: Config, env: Mapping[str, str], team: Alone = ALONE) -> Application:
+    """The whole router for one configuration; `env` holds the keys that the configuration names, `team` the other workers."""
+    parts = _parts(config, env, team)
     raw = endpoints(parts.fleet, parts.admission, parts.recorder, parts.owners, config.server.pass_paths)
-    app = Application(raw, NothingHere(parts.fleet, FASTAPI_PATHS), parts, title="Crossfade", lifespan=_lifespan(parts))
-    _add_routes(app, parts)
+    app = Application(
+        raw, NothingHere(parts.fleet, FASTAPI_PATHS), parts, title="Crossfade", lifespan=_lifespan(parts, team)
+    )
+    _add_routes(app, parts, team)
     return app
 
 
-def _parts(config: Config, env: Mapping[str, str]) -> Parts:
+def _parts(config: Config, env: Mapping[str, str], team: Alone) -> Parts:
     rng = random.Random()
-    fleet = build_fleet(config, env, rng)
+    fleet = build_fleet(config, env, rng, team.limits)
     metrics = Metrics()
     recorder = Recorder(metrics, rng)
     journal = journal_of(config, fleet)
@@ -84,14 +87,14 @@ def _parts(config: Config, env: Mapping[str, str]) -> Parts:
         metrics=metrics,
         recorder=recorder,
         doors=Doors(Hosts((*config.server.hosts, config.server.host)), recorder.turned_away),
-        admission=build_admission(config.server, env),
+        admission=build_admission(config.server, env, team.limits),
         owners=Owners(env.get(config.server.admin.key_env, ""), fleet.models),
         journal=journal,
         operations=operations_on(journal, fleet),
     )
 
 
-def _lifespan(parts: Parts) -> Any:
+def _lifespan(parts: Parts, team: Alone) -> Any:
     fleet, journal = parts.fleet, parts.journal
 
     @asynccontextmanager
@@ -109,7 +112,8 @@ def _lifespan(parts: Parts) -> Any:
             asyncio.create_task(drive(parts.operations, fleet)),
         )
         try:
-            yield
+            async with team.joined(parts.families):
+                yield
         finally:
             for task in tasks:
                 task.cancel()
@@ -125,7 +129,7 @@ def _lifespan(parts: Parts) -> Any:
     return lifespan
 
 
-def _add_routes(app: Application, parts: Parts) -> None:
+def _add_routes(app: Application, parts: Parts, team: Alone) -> None:
     @app.api_route("/health/live", methods=["GET", "HEAD"])
     async def live() -> dict[str, str]:
         return {"status": "ok"}
@@ -137,7 +141,5 @@ def _add_routes(app: Application, parts: Parts) -> None:
 
     @app.api_route("/metrics", methods=["GET", "HEAD"])
     async def scrape() -> Response:
-        return Response(
-            exposition(parts.metrics, parts.fleet, parts.admission.gate),
-            media_type="text/plain; version=0.0.4; charset=utf-8",
-        )
+        text = await team.exposition(parts.families)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

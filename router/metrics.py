@@ -150,16 +150,11 @@ class Metrics:
 
 
 class _Scrape(Collector):
-    def __init__(self, metrics: Metrics, fleet: Fleet, door: Gate):
-        self._metrics = metrics
-        self._fleet = fleet
-        self._door = door
+    def __init__(self, families: Iterable[Metric]):
+        self._families = tuple(families)  # a registry collects twice: once for the names
 
     def collect(self) -> Iterable[Metric]:
-        yield from self._metrics.families()
-        yield from _fleet_families(self._fleet)
-        backends = self._fleet.backends.values()
-        yield from _gate_families({("router", ""): self._door} | {("backend", b.name): b.gate for b in backends})
+        return self._families
 
 
 def _lag_families(lag: Lag) -> Iterable[Metric]:
@@ -223,8 +218,21 @@ def _histogram(name: str, help_text: str, table: dict[tuple[str, str], Durations
     return family
 
 
-def exposition(metrics: Metrics, fleet: Fleet, door: Gate) -> bytes:
-    """The text that Prometheus scrapes. `door`: the router's own limit."""
+def families(metrics: Metrics, fleet: Fleet, door: Gate) -> Iterable[Metric]:
+    """All that is counted in this process. `door`: the router's own limit."""
+    yield from metrics.families()
+    yield from _fleet_families(fleet)
+    backends = fleet.backends.values()
+    yield from _gate_families({("router", ""): door} | {("backend", b.name): b.gate for b in backends})
+
+
+def as_text(families: Iterable[Metric]) -> bytes:
+    """In the form that Prometheus scrapes."""
     registry = CollectorRegistry()
-    registry.register(_Scrape(metrics, fleet, door))
+    registry.register(_Scrape(families))
     return generate_latest(registry)
+
+
+def exposition(metrics: Metrics, fleet: Fleet, door: Gate) -> bytes:
+    """The text that Prometheus scrapes of one process."""
+    return as_text(families(metrics, fleet, door))

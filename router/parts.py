@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from prometheus_client.core import Metric
 
 from policies.revisions import Revision
 from router.admission import Admission
@@ -13,7 +15,7 @@ from router.doors import Doors
 from router.fleet import Fleet
 from router.journal.journal import Journal
 from router.journal.store import Store
-from router.metrics import Metrics
+from router.metrics import Metrics, families
 from router.operations import Operations
 from router.owners import Owners
 from router.record import Recorder
@@ -34,6 +36,10 @@ class Parts:
     owners: Owners
     journal: Journal
     operations: Operations
+
+    def families(self) -> Iterable[Metric]:
+        """All that is counted in this process."""
+        return families(self.metrics, self.fleet, self.admission.gate)
 
 
 def journal_of(config: Config, fleet: Fleet) -> Journal:

@@ -28,6 +28,7 @@ from router.app import build_app
 from router.config import Config
 from router.doors import Doors
 from router.edge import KEEP_ALIVE_S, EdgeProtocol
+from router.team import ALONE, Alone
 
 log = logging.getLogger("crossfade")
 
@@ -82,9 +83,11 @@ class RouterServer(uvicorn.Server):
             await asyncio.sleep(LOOK_EVERY_S)
 
 
-def server_for(config: Config, env: Mapping[str, str], edge: type[EdgeProtocol] = EdgeProtocol) -> uvicorn.Server:
-    """The server of one configuration, not started yet; `edge` is the clients' side of its connections."""
-    app = build_app(config, env)
+def server_for(
+    config: Config, env: Mapping[str, str], edge: type[EdgeProtocol] = EdgeProtocol, team: Alone = ALONE
+) -> uvicorn.Server:
+    """The server of one configuration, not started yet; `edge` is the clients' side of its connections, `team` the other workers."""
+    app = build_app(config, env, team)
     settings = uvicorn.Config(
         app,
         host=config.server.host,
@@ -130,9 +133,9 @@ def _not_reloaded(*_: object) -> None:
     log.warning("SIGHUP: a configuration is read only at the start; restart to use a changed file")
 
 
-def run(config: Config, env: Mapping[str, str], bound: list[socket.socket]) -> None:
+def run(config: Config, env: Mapping[str, str], bound: list[socket.socket], team: Alone = ALONE) -> None:
     """Serve on the `bound` sockets until SIGTERM or SIGINT; running calls get `drain_s` to finish. Returns: that is no failure."""
-    server = server_for(config, env)
+    server = server_for(config, env, team=team)
 
     for sig in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sig, server.handle_exit)  # before uvicorn listens to them, and after
