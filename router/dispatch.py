@@ -118,7 +118,7 @@ class Ladder:
             choice = choose(facts, self._model.route, self._model.snapshot(now_s), self._recorder.rng)
             if facts.pin or is_offered_by_none(choice):
                 return unable(facts, [Need(error.need)]) if isinstance(error, NeedMissing) else no_api(facts)
-        return fault_of(error)
+        return fault_of(error, self._call.facts.kind)
 
     async def climb(self, first_error: BackendError) -> None:
         """Further attempts after `first_error`. Raises the last error where none succeeded."""

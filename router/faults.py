@@ -134,8 +134,7 @@ def unable(facts: CallFacts, needs: Sequence[Need]) -> Fault:
     """400 for what the call asks for beyond its API and nobody has, or not the one that it names."""
     asked = " and ".join(_ASKED[need] for need in needs)
     message = f"{_who(facts)} cannot do all that this call asks for: {asked}."
-    media = "input" if facts.kind == "responses" else "messages"
-    param = media if needs[0] in MEDIA else needs[0].value
+    param = _prompt_of(facts.kind) if needs[0] in MEDIA else needs[0].value
     return Fault(400, message, "invalid_request_error", "unsupported", param)
 
 
@@ -159,10 +158,19 @@ def overloaded(wait_s: float) -> Fault:
     return Fault(503, message, "server_error", "overloaded", None, wait_s)
 
 
-def fault_of(error: BackendError) -> Fault:
-    """What the client is told when the ladder ends with `error`. A backend's own words are passed on only where the call is at fault."""
+def _prompt_of(kind: str) -> str:
+    """The field that holds the prompt of a call of this kind."""
+    return _PROMPTS.get(kind, "messages")
+
+
+_PROMPTS = {"completions": "prompt", "embeddings": "input", "responses": "input"}
+
+
+def fault_of(error: BackendError, kind: str = "chat") -> Fault:
+    """What the client of such a call is told when the ladder ends with `error`; a backend's own words only where the call is at fault."""
     if isinstance(error, Overflow):
-        return Fault(400, _context_words(error), "invalid_request_error", "context_length_exceeded", "messages")
+        prompt = _prompt_of(kind)
+        return Fault(400, _context_words(error, prompt), "invalid_request_error", "context_length_exceeded", prompt)
     if isinstance(error, Rejected):
         return _rejected(error)
     if isinstance(error, Refused) and error.room_in_s is not None:
@@ -200,12 +208,12 @@ def _rejected(error: Rejected) -> Fault:
     return Fault(status, message, "invalid_request_error", code, text.param if text else None, is_ours=False)
 
 
-def _context_words(error: Overflow) -> str:
+def _context_words(error: Overflow, prompt: str) -> str:
     """One message, whatever backend says it and how. LangChain.js keys on `maximum context length` in it, as OpenAI words it."""
     tokens = context_limit_tokens(error)
     if tokens is None:
-        return "The prompt exceeds this model's maximum context length. Please reduce the length of the messages."
-    return f"This model's maximum context length is {tokens} tokens. Please reduce the length of the messages."
+        return f"The prompt exceeds this model's maximum context length. Please reduce the length of the {prompt}."
+    return f"This model's maximum context length is {tokens} tokens. Please reduce the length of the {prompt}."
 
 
 def _unavailable(message: str) -> Fault:

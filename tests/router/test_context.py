@@ -56,3 +56,18 @@ async def test_after_an_overflow(tokens: tuple[int | None, ...], asked: str, sta
 def test_what_is_not_known_may_take_more() -> None:
     assert may_take_more(None, 4) and may_take_more(4, None) and may_take_more(5, 4)
     assert not may_take_more(4, 4) and not may_take_more(3, 4)
+
+
+FIELDS = [
+    ("/v1/responses", {"input": "hi"}, "input"),
+    ("/v1/completions", {"prompt": "hi"}, "prompt"),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}, "messages"),
+]
+
+
+@pytest.mark.parametrize(("path", "fields", "param"), FIELDS, ids=[row[0] for row in FIELDS])
+async def test_a_client_hears_which_of_its_fields_is_too_long(path: str, fields: dict[str, object], param: str) -> None:
+    async with server("a", TOO_LONG, None) as up, running(config_for({"a": up.url})) as router:
+        response = await router.client.post(path, json={"model": "jane", **fields})
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", param)

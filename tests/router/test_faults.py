@@ -110,3 +110,18 @@ def test_a_broken_stream_ends_with_one_event_that_gives_nothing_away(error: Back
 
 def test_a_failed_call_is_an_error_with_the_same_words() -> None:
     assert str(CallFailed(Fault(400, "no such thing", "invalid_request_error"))) == "no such thing"
+
+
+FIELDS = [
+    ("chat", "messages"),
+    ("messages", "messages"),
+    ("responses", "input"),
+    ("completions", "prompt"),
+    ("embeddings", "input"),
+]
+
+
+@pytest.mark.parametrize(("kind", "field"), FIELDS)
+def test_an_overflow_names_the_field_that_the_client_has_sent(kind: str, field: str) -> None:
+    fault = fault_of(errors.Overflow("x", body=b""), kind)
+    assert fault.param == field and fault.message.endswith(f"length of the {field}.")
