@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self
 
 from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validator
@@ -41,6 +42,20 @@ _NOT_SAMPLING = frozenset({
     "model", "messages", "prompt", "input", "stream", "stream_options", "tools", "tool_choice", "continue_final_message",
     "add_generation_prompt", "n", "best_of", "logprobs", "top_logprobs", "prompt_logprobs",
 })  # fmt: skip
+
+# What OpenAI's API takes, and vLLM with it; what is beyond would be a 400 for every caller who leaves the field out.
+_RANGES = {
+    "temperature": (0, 2),
+    "top_p": (0, 1),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+    "max_tokens": (1, math.inf),
+    "max_completion_tokens": (1, math.inf),
+}
+
+
+def _range(least: float, most: float) -> str:
+    return f"from {least} to {most}" if math.isfinite(most) else f"of {least} or more"
 
 
 class OnBackend(Section):
@@ -223,7 +238,8 @@ class ModelConfig(Section):
         description="Order of the backends to try. The one chosen first is tried first. Default: all in `on`, in order.",
     )
     sampling: Freeform = Field(
-        default_factory=dict, description="Request fields filled in where the client sends none, such as temperature."
+        default_factory=dict,
+        description="Request fields filled in where the client sends none, such as temperature; numbers as OpenAI's API takes them.",
     )
     retry: Retry = Field(default_factory=Retry, description="How calls are tried again.")
     timeouts: Timeouts = Field(default_factory=Timeouts, description="How long a call may take, part by part.")
@@ -238,6 +254,19 @@ class ModelConfig(Section):
         default=None, description="Copies of calls sent to another backend and compared; unset: none."
     )
     rollout: Rollout | None = Field(default=None, description="The plan from baseline to candidate; unset: none.")
+
+    @field_validator("sampling")
+    @classmethod
+    def _in_range(cls, given: dict[str, Any]) -> dict[str, Any]:
+        for key, (least, most) in _RANGES.items():
+            value = given.get(key)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (is_number and least <= value <= most):
+                raise invalid(
+                    f"sets {key} to what backends refuse, so every call that says nothing of it would fail.",
+                    f"A number {_range(least, most)} is needed.",
+                )
+        return given
 
     @field_validator("sampling")
     @classmethod

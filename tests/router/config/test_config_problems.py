@@ -229,6 +229,51 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
         "models.jane.sampling",
         "sets logprobs",
     ),
+    "sampling with a temperature that nobody takes": (
+        {JANE + "sampling": {"temperature": 3}},
+        "models.jane.sampling",
+        "sets temperature to what backends refuse, so every call that says nothing of it would fail. A number from 0 to 2 is needed.",
+    ),
+    "sampling with a top_p below 0": (
+        {JANE + "sampling": {"top_p": -1}},
+        "models.jane.sampling",
+        "A number from 0 to 1 is needed.",
+    ),
+    "sampling with a top_p that is a percentage": (
+        {JANE + "sampling": {"top_p": 95}},
+        "models.jane.sampling",
+        "A number from 0 to 1 is needed.",
+    ),
+    "sampling with a penalty that nobody takes": (
+        {JANE + "sampling": {"presence_penalty": 2.5}},
+        "models.jane.sampling",
+        "A number from -2 to 2 is needed.",
+    ),
+    "sampling with the other penalty": (
+        {JANE + "sampling": {"frequency_penalty": -3}},
+        "models.jane.sampling",
+        "sets frequency_penalty to",
+    ),
+    "sampling with no tokens at all": (
+        {JANE + "sampling": {"max_tokens": 0}},
+        "models.jane.sampling",
+        "A number of 1 or more is needed.",
+    ),
+    "sampling with as many tokens as there are, in llama.cpp's words": (
+        {JANE + "sampling": {"max_completion_tokens": -1}},
+        "models.jane.sampling",
+        "sets max_completion_tokens to",
+    ),
+    "sampling with a temperature that is a word": (
+        {JANE + "sampling": {"temperature": "hot"}},
+        "models.jane.sampling",
+        "sets temperature to",
+    ),
+    "sampling with a temperature that is true": (
+        {JANE + "sampling": {"temperature": True}},
+        "models.jane.sampling",
+        "sets temperature to",
+    ),
     "the same way to resume twice": (
         {JANE + "resume": {"by": ["align", "align"]}},
         "models.jane.resume.by",

@@ -146,5 +146,15 @@ def test_continues_is_taken_as_a_word_or_a_boolean(load_with: Load, given: Any, 
     assert on["vllm"].continues == taken
 
 
+@pytest.mark.parametrize(
+    "sampling",
+    [{"temperature": 0, "top_p": 0}, {"temperature": 2, "top_p": 1.0}, {"presence_penalty": -2, "frequency_penalty": 2},
+     {"max_tokens": 1, "max_completion_tokens": 1_000_000}, {"temperature": None, "max_tokens": None},
+     {"top_k": 400, "min_p": 0.05, "repetition_penalty": 3}],
+)  # fmt: skip
+def test_sampling_takes_what_openais_api_takes_and_what_it_does_not_know(load_with: Load, sampling: Any) -> None:
+    assert load_with({JANE + "sampling": sampling}).config.models["jane"].sampling == sampling
+
+
 def test_shares_may_miss_1_by_their_rounding(load_with: Load) -> None:
     load_with({JANE + "split": {"lmstudio": 0.3333333, "vllm": 0.6666666}})
