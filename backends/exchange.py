@@ -201,11 +201,6 @@ class Exchange:
         self._is_held = False
         self._read_on()
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether the whole message has arrived."""
-        return self._ended
-
     # -- backends.http1.Receiver -------------------------------------------------------------------
 
     def on_head(self, status: int, headers: dict[str, str]) -> None:

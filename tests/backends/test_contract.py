@@ -88,7 +88,7 @@ async def test_a_stream_is_the_same_text_whoever_sends_it(kind: str) -> None:
         async with replica.open(CALL, limits()) as reply:
             assert reply.headers["content-type"].startswith("text/event-stream")
             await reply.pump(lambda data: events.extend(one.data for one in decoder.feed(data)))
-            assert reply.has_ended
+            assert not reply.is_at_work
         assert replica.pool.idle == 1
     assert events.pop() == b"[DONE]"
     chunks = [read_chunk(data) for data in events]

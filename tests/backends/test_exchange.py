@@ -112,7 +112,7 @@ async def test_a_connection_goes_back_to_the_pool_reading_even_if_its_last_reade
         replica = wire.replica()
         async with replica.open(CALL, limits()) as reply:
             reply.pause_reading()
-            while not reply.has_ended:
+            while reply.is_at_work:
                 await asyncio.sleep(0)
         assert replica.pool.idle == 1
         assert await body_of(replica) == b"hello"
@@ -156,7 +156,7 @@ async def test_a_body_longer_than_its_reader_takes_is_refused_and_what_is_still_
         with pytest.raises(ProtocolBroken, match="longer than 99 bytes"):
             async with replica.open(CALL, limits()) as reply:
                 if size == 100:
-                    while not reply.has_ended:
+                    while reply.is_at_work:
                         await asyncio.sleep(0)
                 await reply.read(99)
         if size > MAX_BUFFERED_BYTES:  # else all of it had come, and the connection is as good as before
