@@ -42,12 +42,14 @@ class Router:
 async def running(
     config: str, env: Mapping[str, str] | None = None, edge: type[EdgeProtocol] = EdgeProtocol
 ) -> AsyncIterator[Router]:
-    """Run the router with this YAML until the block is left; a less patient `edge` is for tests of time limits.
+    """Run the router with this YAML, or JSON, until the block is left; a less patient `edge` is for tests of time limits.
 
     Without a `store` of its own it has an empty one, which goes with the block.
     """
     with TemporaryDirectory(prefix="crossfade-test-", dir=MEMORY if MEMORY.is_dir() else None) as folder:
-        text = config if "\nstore:" in config else f"{config}\nstore: {{url: sqlite:///{folder}/crossfade.db}}\n"
+        store = f'"store": {{"url": "sqlite:///{folder}/crossfade.db"}}'
+        stored = f"{{{store}, {config[1:]}" if config.startswith("{") else f"{config}\n{store}\n"
+        text = config if "\nstore:" in config else stored
         async with _running(text, env or {}, edge) as router:
             yield router
 
