@@ -14,6 +14,7 @@ import msgspec
 from backends.asking import USAGE_ASKED
 from backends.faults import MALFORMED
 from router.bad_call import BadCall
+from router.offers import check_offer
 
 Fields = dict[str, msgspec.Raw]
 Rule = Callable[[Fields, str], bool]
@@ -166,8 +167,27 @@ def _stream_options(fields: Fields, name: str) -> bool:
     return "stream" in fields and bytes(fields["stream"]) == b"true"
 
 
+def _offered(kind: str) -> Rule:
+    """The tools themselves, as an API has them."""
+
+    def rule(fields: Fields, name: str) -> bool:
+        if is_filled(fields[name]):
+            check_offer(kind, fields[name])
+        return True
+
+    return rule
+
+
+def _filled_offer(fields: Fields, name: str) -> bool:
+    """Where there are no tools some servers refuse the field, others ignore it."""
+    if not is_filled(fields[name]):
+        return False
+    check_offer("chat", fields[name])
+    return True
+
+
 def _tools_only(fields: Fields, _name: str) -> bool:
-    """The tools themselves, and what is said about them: where there are none some servers refuse the field, others ignore it."""
+    """What is said about tools, likewise."""
     return _has_tools(fields)
 
 
@@ -204,6 +224,7 @@ class _Tool(msgspec.Struct):
 
 
 def _names(tools: msgspec.Raw) -> list[str]:
+    check_offer("chat", tools)
     return [tool.function.name for tool in _decoded(tools, _TOOLS, "tools", "a list of tools")]
 
 
@@ -250,11 +271,14 @@ _RULES: dict[str, dict[str, Rule]] = {
         "max_tokens": _older_limit,
         "max_completion_tokens": _token_limit,
         "reasoning_effort": _effort,
-        "tools": _tools_only,
+        "tools": _filled_offer,
         "tool_choice": _tool_choice,
         "parallel_tool_calls": _tools_only,
         "continue_final_message": _closed,
         "add_generation_prompt": _closed,
     },
     "completions": _WRITING | {"max_tokens": _prompt_limit},
+    "responses": _STEERED | {"tools": _offered("responses")},
+    "messages": _STEERED | {"tools": _offered("messages")},
+    "count_tokens": _STEERED | {"tools": _offered("messages")},
 }

@@ -157,7 +157,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
         "tool_choice",
         "not among the tools",
     ),
-    ("tools of another form beside a named one", {"tools": ["x"], "tool_choice": NAMED}, "tools", "list of tools"),
+    ("tools of another form beside a named one", {"tools": ["x"], "tool_choice": NAMED}, "tools[0]", "an object"),
     ("50: a message left open", {"continue_final_message": True}, "continue_final_message", "not supported"),
     ("50: no new turn", {"add_generation_prompt": False}, "add_generation_prompt", "not supported"),
     ("50: a flag in words", {"continue_final_message": "yes"}, "continue_final_message", "true or false"),

@@ -21,6 +21,7 @@ from tests.continuing import (
     usage_event,
 )
 from tests.hearing import BROKEN, WHOLE, Heard, breaks_after, hear, streams
+from tests.offered import A_TOOL
 from tests.running import Router, config_for, running
 from tests.upstream import END, STREAM_HEAD, Connection, Received, Script, Skill, Upstream, answer, chunked, event
 
@@ -142,7 +143,7 @@ ALIGNED: list[tuple[str, Skill, dict[str, Any], tuple[str, ...]]] = [
     ("its template trims, and the text ends in a space", renders(trimmed_prompt), {}, (*SENT, " ")),
     ("a grammar holds", renders(open_prompt), {"response_format": {"type": "json_object"}}, SENT),
     ("a schema of vLLM's own holds", renders(open_prompt), {"structured_outputs": {"regex": "a"}}, SENT),
-    ("a tool is forced", renders(open_prompt), {"tools": [{"type": "function"}], "tool_choice": "required"}, SENT),
+    ("a tool is forced", renders(open_prompt), {"tools": [A_TOOL], "tool_choice": "required"}, SENT),
     ("the client continues a message itself", renders(open_prompt), {"messages": [{"role": "assistant", "content": "x"}]}, SENT),
     ("nothing but the end is left", renders(open_prompt), {"max_tokens": 4}, SENT),
 ]  # fmt: skip
@@ -363,7 +364,7 @@ async def test_without_a_limit_of_its_own_it_may_fill_the_context() -> None:
 
 @pytest.mark.parametrize(
     ("sent", "fields"),
-    [(SENT, {"tools": [{"type": "function"}]}), (("<|end|>",), {})],
+    [(SENT, {"tools": [A_TOOL]}), (("<|end|>",), {})],
     ids=["tools are offered", "the text holds one of the format's marks"],
 )
 async def test_a_gpt_oss_is_aligned_where_its_channel_cannot_be_known(

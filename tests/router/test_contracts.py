@@ -169,7 +169,7 @@ ACCEPTED: list[tuple[str, Script, dict[str, Any], str]] = [
      whole({"content": None, "tool_calls": [call_whole('{"city":"x"}'), call_whole("{")]}), ONE_ONLY, "ok"),
     ("a schema that refers elsewhere", whole({"content": '{"a":1}'}),
      {"response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "http://127.0.0.1:1/"}}}}, "not_judged"),
-    ("tools that nobody can read", whole({"content": "x"}), {"tools": [5]}, "ok"),
+    ("tools that nobody can read", whole({"content": "x"}), {"tools": [{"type": "custom", "function": 5}]}, "ok"),
 ]  # fmt: skip
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from tests.backends.captured import captured
 from tests.router.test_contracts import CITY, LAX, Stage, staged
-from tests.upstream import Script, answer, sends
+from tests.running import config_for, running
+from tests.upstream import Script, Upstream, answer, says, sends
 
 RESPONSES, MESSAGES, COMPLETIONS = "/v1/responses", "/v1/messages", "/v1/completions"
 ASKED: dict[str, dict[str, Any]] = {
@@ -163,7 +164,7 @@ TAKEN_ROWS: list[tuple[str, dict[str, Any], str, dict[str, Any], str]] = [
     ("one with tools that has only begun", of_response(status="in_progress"), RESPONSES, {**R_TOOLS, "background": True}, "not_judged"),
     ("items of a form that nobody knows", of_response({"type": 5}), RESPONSES, R_TOOLS, "not_judged"),
     ("nothing, where the client set stop", of_response(), RESPONSES, {"stop": ["x"]}, ""),
-    ("a call of tools that nobody can read", of_response(called("{}", "f")), RESPONSES, {"tools": [5]}, "not_judged"),
+    ("a call of tools that nobody reads", of_response(called("{}", "f")), RESPONSES, {"tools": [{"type": "x", "name": 5}]}, "not_judged"),
     ("a text, to a plain call", of_message(THINKING, text("Hello")), MESSAGES, {}, ""),
     ("a call that fits", of_message(THINKING, text("So:"), used({"city": "x"}), stop_reason="tool_use"), MESSAGES, M_TOOLS, "ok"),
     ("a tool that the engine runs", of_message(SEARCHING), MESSAGES, M_SEARCH, "ok"),
@@ -176,7 +177,6 @@ TAKEN_ROWS: list[tuple[str, dict[str, Any], str, dict[str, Any], str]] = [
     ("nothing, by max_tokens", of_completion("", finish_reason="length"), COMPLETIONS, {"max_tokens": 1}, ""),
     ("nothing, where the client set stop", of_completion(""), COMPLETIONS, {"stop": ["x"]}, ""),
     ("nothing, where the prompt is said again", of_completion(""), COMPLETIONS, {"echo": True}, ""),
-    ("nothing, before a suffix", of_completion(""), COMPLETIONS, {"suffix": "x"}, ""),
     ("nothing to one of two prompts", of_completion("", "x"), COMPLETIONS, {"prompt": ["a", "b"]}, ""),
 ]  # fmt: skip
 
@@ -193,6 +193,14 @@ async def test_what_is_an_answer_stays_where_it_is(
         heard = await ask(stage, path, **asked)
         assert (heard.status_code, heard.headers["x-crossfade-backend"]) == (200, "a"), heard.text
         assert await stage.results() == ({("a", result): 1} if result else {})
+
+
+async def test_a_completion_that_says_nothing_before_a_suffix_stays_where_it_is() -> None:
+    async with Upstream(whole(of_completion(""))) as a, Upstream(says("from b")) as b:
+        able = config_for({"a": a.url, "b": b.url}).replace("a: real-a", "a: {name: real-a, can: {suffix: true}}")
+        async with running(able) as router:
+            heard = await router.client.post(COMPLETIONS, json={"model": "jane", "prompt": "x", "suffix": "y"})
+            assert (heard.status_code, heard.headers["x-crossfade-backend"]) == (200, "a")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from router.canonical_request import STEERING
 from router.reading import MAX_DEPTH, BadCall, read_body
+from tests.offered import A_TOOL
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 VALUES = st.recursive(
@@ -87,7 +88,7 @@ def test_no_bytes_end_in_anything_but_a_call_or_a_bad_call(body: bytes) -> None:
 
 FACTS: list[tuple[str, dict[str, Any], tuple[bool, bool, str | None]]] = [
     ("nothing said", {}, (False, False, None)),
-    ("all of it", {"stream": True, "tools": [{}], "user": "u"}, (True, True, "u")),
+    ("all of it", {"stream": True, "tools": [A_TOOL], "user": "u"}, (True, True, "u")),
     ("null everywhere", {"stream": None, "tools": None, "user": None}, (False, False, None)),
     ("false and empty", {"stream": False, "tools": [], "user": ""}, (False, False, "")),
 ]
@@ -115,7 +116,7 @@ WISHES: list[tuple[str, dict[str, Any], tuple[bool, bool]]] = [
 @pytest.mark.parametrize(("more", "wishes"), [row[1:] for row in WISHES], ids=[row[0] for row in WISHES])
 @pytest.mark.parametrize("indent", [None, 1], ids=["dense", "spread out"])
 def test_what_a_client_wants_of_the_answer(more: dict[str, Any], wishes: tuple[bool, bool], indent: int | None) -> None:
-    body = {"model": "jane", "messages": [{"role": "user"}], "stream": True, "tools": [{}], **more}
+    body = {"model": "jane", "messages": [{"role": "user"}], "stream": True, "tools": [A_TOOL], **more}
     read = read_body("chat", json.dumps(body, indent=indent).encode())
     assert (read.wants_usage, read.one_tool_only) == wishes
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.continuing import text_event, usage_event, usage_of
 from tests.hearing import BROKEN, WHOLE, breaks_after, hear, stops_after, streams
+from tests.offered import A_TOOL
 from tests.running import config_for, running
 from tests.telling import ALIGN, DONE, ROLE, SENT, STOP, TEXT, WORDS, metric, other, says, two, whole
 from tests.upstream import END, STREAM_HEAD, Connection, Received, Script, Upstream, chunked, event, hangs
@@ -210,7 +211,7 @@ NEVER: list[tuple[str, list[bytes], str, dict[str, Any], str]] = [
         "a tool call in flight",
         [ROLE, TOOL],
         ALIGN + "\naccept: {tool_calls: any}",  # else it is held back, and the call moves
-        {"tools": [{"type": "function"}]},
+        {"tools": [A_TOOL]},
         "tool_call",
     ),
     ("a tool call after text", [*SENT, TOOL], ALIGN, {}, "tool_call"),
