@@ -13,6 +13,7 @@ from policies.preflight_facts import Check, Listed, Side, Terms
 # that a part of the prompt is missing on one side (a default system prompt of 20 tokens, a tool's 60; both seen on real templates).
 FEW_TOKENS = 8
 FEW_SHARE = 0.1
+FEW_NAMES = 6  # of models that a server lists; LM Studio may list all that it has downloaded
 
 # What engines sample with where the call says nothing, for the fields that all take. Sources: llama.cpp's server README, which LM Studio
 # follows unless a preset says otherwise; vLLM goes by the model's generation_config.json, and by OpenAI's values without one.
@@ -79,7 +80,11 @@ def _well(side: Side, _: Side | None, __: Terms) -> Cell:
 
 
 def _listed(side: Side, _: Side | None, terms: Terms) -> Cell:
-    lines = f"# a name that it lists under /v1/models\n{on(terms, side)} …"
+    names = side.listed_names
+    others = (
+        f"# also listed: {', '.join(names[1:FEW_NAMES])}{' …' if len(names) > FEW_NAMES else ''}\n" if names[1:] else ""
+    )
+    lines = f"{others}{on(terms, side)} {names[0]}" if names else "# load a model there"
     if side.listed is Listed.MISSING:
         return red("not listed", f"{side.backend} does not list the model {side.name!r}.", lines)
     if side.listed is Listed.NOT_LOADED:
@@ -119,9 +124,10 @@ def _prompt_tokens(check: Check) -> Judge:
             return green(said)
         few = max(FEW_TOKENS, FEW_SHARE * max(tokens, before))
         colour = Colour.AMBER if abs(tokens - before) <= few else Colour.RED
-        return Cell(
-            colour, f"{said} ({tokens - before:+d})", _other_template(side, tokens, before), _template_fix(side)
-        )
+        baseline = against.backend if against is not None else ""
+        why = f"{side.backend} makes {tokens} tokens of messages of which {baseline} makes {before}: their chat templates differ."
+        fix = _template_fix(side, f"the same template as on {baseline}")
+        return Cell(colour, f"{said} ({tokens - before:+d})", why, fix)
 
     return judged
 
@@ -144,11 +150,7 @@ def _counted(side: Side | None, check: Check) -> int | None:
     return side.exact_tokens if side is not None and check is Check.GREEDY else None
 
 
-def _other_template(side: Side, tokens: int, before: int) -> str:
-    return f"{side.backend} makes {tokens} tokens of messages of which the baseline makes {before}: its chat template is another one."
-
-
-def _template_fix(side: Side, which: str = "the same template as on the others") -> str:
+def _template_fix(side: Side, which: str) -> str:
     switch = {
         "vllm": f"# {which}\nvllm serve … --chat-template FILE",
         "llama-server": f"# {which}\nllama-server … --jinja --chat-template-file FILE",

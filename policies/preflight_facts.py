@@ -105,6 +105,7 @@ class Heard:
 @dataclass(frozen=True, slots=True)
 class Side:
     """All of one backend. `ails`: of each replica, "" where it is well; `name`: the model's name there; `said_name`: what answers call it.
+    `listed_names`: the models that it lists.
 
     `is_other`: the servers of this kind name models reliably, and this one named another. `exact_tokens`: of the question GREEDY, from
     the server's tokenizer. `defaults`: its sampling defaults where it tells them. `heard`: what it was not asked is not in it.
@@ -115,6 +116,7 @@ class Side:
     name: str
     ails: tuple[str, ...] = ()
     listed: Listed = Listed.UNKNOWN
+    listed_names: tuple[str, ...] = ()
     said_name: str | None = None
     is_other: bool = False
     context_tokens: int | None = None

@@ -2,7 +2,7 @@
 
 from backends.dialects.abilities import NOT_SAID, ROUTES, Abilities
 from backends.dialects.dialect import Dialect
-from backends.dialects.lists import Presence, context_tokens
+from backends.dialects.lists import Presence, context_tokens, listed
 from backends.dialects.llama_server import LLAMA_SERVER
 from backends.dialects.lmstudio import LMSTUDIO
 from backends.dialects.openai import OPENAI
@@ -22,4 +22,5 @@ __all__ = [
     "Dialect",
     "Presence",
     "context_tokens",
+    "listed",
 ]

@@ -88,7 +88,7 @@ def unknown(_bodies: Sequence[bytes], _asked: str) -> Presence:
     return Presence.UNKNOWN
 
 
-def _listed(body: bytes) -> list[str] | None:
+def listed(body: bytes) -> list[str] | None:
     """The names in a model list; None where it can't be read, or an entry has none."""
     try:
         names = [entry.id for entry in _MODEL_LIST.decode(body).data]
@@ -99,7 +99,7 @@ def _listed(body: bytes) -> list[str] | None:
 
 def served_by_vllm(bodies: Sequence[bytes], asked: str) -> Presence:
     """It lists exactly the names that it serves, adapters included, and answers 404 to every other."""
-    names = _listed(bodies[0])
+    names = listed(bodies[0])
     if names is None:
         return Presence.UNKNOWN
     return Presence.THERE if asked in names else Presence.MISSING
@@ -110,7 +110,7 @@ def loaded_by_lmstudio(bodies: Sequence[bytes], asked: str) -> Presence:
 
     Own list: `GET /api/v0/models`, `state` is `loaded` or `not-loaded`. Where it has none (an old version), what is listed is there.
     """
-    names = _listed(bodies[0])
+    names = listed(bodies[0])
     if names is None:
         return Presence.UNKNOWN
     if not any(is_same_in_lmstudio(asked, name) for name in names):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
+from backends.dialects import listed
 from backends.errors import BackendError, DeadlinePassed
 from backends.http import Limits
 from backends.inquiry import exact_prompt_tokens, props, said_name
@@ -111,13 +112,14 @@ class Asking:
             return side
         server = well[0].server
         named = await self._named(well[0], name)
-        lists = [(replica.server.dialect, await replica.server.lists()) for replica in well]
-        found = [Listed(dialect.presence(bodies, name).value) for dialect, bodies in lists]
+        lists = [await replica.server.lists() for replica in well]
+        found = [Listed(server.dialect.presence(bodies, name).value) for bodies in lists]
         context, defaults = await props(server)
         known = binding.abilities.context()
         return replace(
             side,
             listed=next(worst for worst in _WORST_FIRST if worst in found),
+            listed_names=tuple(_line(each) for each in _names(lists[0])),
             said_name=named,
             is_other=bool(named and binding.is_same is not None and not binding.is_same(name, named)),
             context_tokens=known[0] if known is not None else context,
@@ -180,6 +182,11 @@ class Asking:
             started_s=now_s,
             deadline_s=now_s + self.timeout_s,
         )
+
+
+def _names(bodies: Sequence[bytes]) -> list[str]:
+    """What a server lists; nothing where its dialect keeps no list."""
+    return (listed(bodies[0]) or []) if bodies else []
 
 
 def _refused(fault: Fault, call: Call | None) -> Heard:

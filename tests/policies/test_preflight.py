@@ -221,7 +221,13 @@ def test_without_usage_the_tokenizer_counts_and_one_that_counts_otherwise_is_nam
 FACTS: dict[str, tuple[str, dict[str, Any], Colour, str, str]] = {
     "not well -> red": ("server: reachable, well", {"ails": ("HTTP 503",)}, RED, "HTTP 503", "backends:\n  vllm: {kind: vllm"),
     "one replica of two -> amber": ("server: reachable, well", {"ails": ("", "HTTP 503")}, AMBER, "Not every replica", ""),
-    "not listed -> red": ("model: listed", {"listed": Listed.MISSING}, RED, "does not list", "on:\n      vllm: …"),
+    "not listed -> red": ("model: listed", {"listed": Listed.MISSING, "listed_names": ("x",)}, RED, "does not list", "on:\n      vllm: x"),
+    "not listed, of several -> red": (
+        "model: listed", {"listed": Listed.MISSING, "listed_names": ("x", "y", "z")}, RED, "does not list",
+        "# also listed: y, z\nmodels:\n  jane:\n    on:\n      vllm: x"),
+    "not listed, of very many -> red": (
+        "model: listed", {"listed": Listed.MISSING, "listed_names": tuple("abcdefgh")}, RED, "does not list", "b, c, d, e, f …"),
+    "nothing listed -> red": ("model: listed", {"listed": Listed.MISSING}, RED, "does not list", "load a model there"),
     "not loaded -> amber": ("model: listed", {"listed": Listed.NOT_LOADED}, AMBER, "load it before", ""),
     "another name -> amber": ("model: name in answers", {"said_name": "x"}, AMBER, "names 'x'", "vllm: x"),
     "another model -> red": ("model: name in answers", {"said_name": "x", "is_other": True}, RED, "model 'x'", "vllm: x"),

@@ -55,7 +55,7 @@ DIFFERENCES: dict[str, tuple[str, dict[str, Any], Colour, str]] = {
     "another chat template": ("prompt tokens: one message", {"more_tokens": 25}, RED, "--chat-template"),
     "a start token more": ("prompt tokens: system and turns", {"more_tokens": 1}, AMBER, "chat template"),
     "a smaller context": ("context: prompt and answer", {"context_tokens": 2048}, AMBER, "--max-model-len 4096"),
-    "a name that is not listed": ("model: listed", {"lists": False}, RED, "new-vllm: …"),
+    "a name that is not listed": ("model: listed", {"lists": False}, RED, "new-vllm: another"),
     "another model's name": ("model: name in answers", {"named": "tiny"}, AMBER, "new-vllm: tiny"),
     "another answer": ("answers: text at temperature 0", {"text": "Blue, white and red it is."}, AMBER, "quantisation"),
     "n without effect": ("parameters: n", {"ignores": {"n"}}, RED, "`n: 2`"),
