@@ -79,7 +79,7 @@ def _parts(config: Config, env: Mapping[str, str], team: Alone) -> Parts:
     fleet = build_fleet(config, env, rng, team.limits)
     metrics = Metrics()
     recorder = Recorder(metrics, rng)
-    journal = journal_of(config, fleet)
+    journal = journal_of(config, fleet, env)
     return Parts(
         config=config,
         env=env,

@@ -14,6 +14,7 @@ from router.config import Config
 from router.doors import Doors
 from router.fleet import Fleet
 from router.journal.journal import Journal
+from router.journal.sidecar import sidecar_for
 from router.journal.store import Store
 from router.metrics import Metrics, families
 from router.operations import Operations
@@ -42,13 +43,13 @@ class Parts:
         return families(self.metrics, self.fleet, self.admission.gate)
 
 
-def journal_of(config: Config, fleet: Fleet) -> Journal:
+def journal_of(config: Config, fleet: Fleet, env: Mapping[str, str]) -> Journal:
     """The journal of this configuration's store, not opened yet; what it learns is put in force in `fleet`."""
 
     def in_force(revision: Revision) -> None:
         apply(fleet, revision, asyncio.get_running_loop().time())
 
-    return Journal(Store(config.store.url), in_force)
+    return Journal(Store(config.store.url), in_force, sidecar=sidecar_for(config.store.url, env))
 
 
 def operations_on(journal: Journal, fleet: Fleet) -> Operations:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from policies.revisions import Desired, Kind, Revision, RoutingState, filed
-from router.journal.store import Conflict, Kept, Store, StoreFailed
+from router.journal.sidecar import Sidecar
+from router.journal.store import Conflict, Kept, Lost, Store, StoreFailed
 
 log = logging.getLogger("crossfade.journal")
 
@@ -73,7 +74,13 @@ Make = Callable[[Sequence[Revision]], Draft | None]
 class Journal:
     """`on_revision` puts a revision in force; it is called with the newest only, in the loop's own thread, and must not wait."""
 
-    def __init__(self, store: Store, on_revision: Callable[[Revision], None], now_s: Callable[[], float] = time.time):
+    def __init__(
+        self,
+        store: Store,
+        on_revision: Callable[[Revision], None],
+        now_s: Callable[[], float] = time.time,
+        sidecar: Sidecar | None = None,
+    ):
         self.store = store
         self.revisions: list[Revision] = []
         self.file: RoutingState | None = None  # what the last file asked for
@@ -81,6 +88,8 @@ class Journal:
         self.is_open = False
         self.now_s = now_s
         self._on_revision = on_revision
+        self._sidecar = sidecar if sidecar is not None else Sidecar()
+        self._kept: list[Kept] = []  # the same as `revisions`, with all that a store needs to have them again
         self._unsaid: tuple[Desired, str] | None = None
         self._changing = asyncio.Lock()
         self._news = asyncio.Event()
@@ -178,6 +187,7 @@ class Journal:
     async def close(self) -> None:
         """Give the store back."""
         await self.store.close()
+        await self._sidecar.close()
 
     @property
     def _number(self) -> int:
@@ -207,25 +217,45 @@ class Journal:
 
     async def _catch_up(self) -> None:
         if not self.is_open:
-            await self._told(self.store.open())
-            self.is_open = True
-        self._take(await self._told(self.store.after(self._number)))
+            await self._open()
+        else:
+            try:
+                self._take(await self._told(self.store.after(self._number)))
+            except Lost:
+                await self._open()  # what it has lost it gets back at once
         self._is_well()
+
+    async def _open(self) -> None:
+        """Open the store with what is known, and put in force what it says then; where it cannot be used, what was known last."""
+        known = self._kept or await self._sidecar.read()
+        try:
+            found = await self._told(self.store.open(known))
+        except StoreFailed:
+            if not self._kept:
+                self._take(known)
+            raise
+        self.is_open = True
+        if found[: len(self._kept)] != self._kept:
+            self._kept, self.revisions, self.file = [], [], None
+        self._take(found[len(self._kept) :])
 
     def _take(self, kept: Sequence[Kept]) -> None:
         for each in kept:
+            self._kept.append(each)
             self.revisions.append(each.revision)
             if each.file is not None:
                 self.file = each.file
         if kept:
             self._on_revision(self.revisions[-1])
             self._news.set()
+            self._sidecar.keep(self._kept)
 
     async def _told(self, asked: Awaitable[T]) -> T:
-        """What the store answers; that it fails is said once, and again only when it says something else."""
+        """What the store answers; that it fails is said once, and again only when it says something else. Then it is to be opened anew."""
         try:
             return await asked
         except StoreFailed as failed:
+            self.is_open = False
             if self.trouble != str(failed):
                 log.error("%s; serving goes on with revision %d", failed, self._number)
             self.trouble = str(failed)
