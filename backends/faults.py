@@ -207,7 +207,7 @@ def _fault(status: int, text: ErrorText, body: bytes, wait_s: float | None) -> B
     if _is_not_served(text):
         return NotServed(said, status=status, body=body)
     if (without := _NO_TOOLS.fullmatch(text.message)) is not None:
-        return NeedMissing(f"{said}: it {without[1]}", "tools", status=status, body=body)
+        return NeedMissing(f"it takes no tools: that {without[1]}", "tools", status=status, body=body)
     kind: type[BackendError]
     if status in (401, 403):
         kind = KeyRefused
