@@ -28,6 +28,7 @@ from types import TracebackType
 WORD_BYTES = 8
 COUNTERS = 4096  # a few for each backend and each group of clients; what is not used costs no memory
 LOCK_WITHIN_S = 0.005  # held for microseconds; longer only by a worker whose processor was taken away
+NAMED_WITHIN_S = 5.0  # at the start, where nobody is kept waiting
 
 _PID, _STARTS, _SERVES, _BEAT = range(4)
 _OF_WORKER = 8  # words; a cache line
@@ -42,15 +43,16 @@ class NoMoreCounters(Exception):
 class Lock:
     """Of one byte of the memory: `with lock as has_it`. False where it cannot be had soon."""
 
-    __slots__ = ("_at", "_descriptor", "_has_it")
+    __slots__ = ("_at", "_descriptor", "_has_it", "_within_s")
 
-    def __init__(self, descriptor: int, at: int):
+    def __init__(self, descriptor: int, at: int, within_s: float = LOCK_WITHIN_S):
+        self._within_s = within_s
         self._descriptor = descriptor
         self._at = at
         self._has_it = False
 
     def __enter__(self) -> bool:
-        until_s = time.monotonic() + LOCK_WITHIN_S
+        until_s = time.monotonic() + self._within_s
         while True:
             try:
                 fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self._at)
@@ -93,7 +95,7 @@ class Shared:
     def counter(self, name: str) -> Counter:
         """The counter of this name, the same one for every worker. Raises NoMoreCounters."""
         digest = memoryview(blake2b(name.encode(), digest_size=2 * WORD_BYTES).digest()).cast("q").tolist()
-        with Lock(self.descriptor, NAMES) as has_it:
+        with Lock(self.descriptor, NAMES, NAMED_WITHIN_S) as has_it:
             for start in self._records if has_it else ():
                 named = self.words[start : start + 2]
                 if not any(named):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from router.cli.check import DEFAULT_FILE
-from router.config import ConfigInvalid, load
+from router.config import Config, ConfigInvalid, load
 
 
 def serve(
@@ -26,6 +28,7 @@ def serve(
         raise typer.Exit(1) from exc
     from router.logs import set_up_logging
     from router.serve import CannotListen, listeners, run
+    from router.workers import Supervisor
 
     set_up_logging()
     for notice in loaded.notices:
@@ -37,4 +40,20 @@ def serve(
         typer.echo(f"crossfade: {exc}", err=True)
         raise typer.Exit(1) from exc
     typer.echo(f"crossfade: listening on http://{server.host}:{server.port}", err=True)
-    run(loaded.config, os.environ, bound)
+    if server.workers == 1:
+        run(loaded.config, os.environ, bound)
+    elif trouble := Supervisor(server, bound, newest(config, loaded.config)).run():
+        typer.echo(f"crossfade: {trouble}", err=True)
+        raise typer.Exit(1)
+
+
+def newest(file: Path, config: Config) -> Callable[[], Config]:
+    """What a process that starts later is to serve: the file as it is then, or as it last was when it was valid."""
+
+    def read() -> Config:
+        nonlocal config
+        with suppress(ConfigInvalid):  # whoever runs has refused it, too
+            config = load(file, os.environ).config
+        return config
+
+    return read

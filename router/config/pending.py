@@ -23,7 +23,6 @@ class Pending:
 
 
 PENDING: tuple[Pending, ...] = (
-    Pending("server.workers", "Crossfade runs as one process.", lambda value: str(value) != "1"),
     Pending("server.admin", "There is no admin API."),
     Pending("store.*", "Nothing is written; state and history last as long as the process."),
     Pending("backends.*.kind", "Calls to it fail over to the next backend.", lambda value: value == "litellm"),

@@ -96,7 +96,8 @@ class Server(Section):
         default=512, description="Calls running at once, over all workers; further ones wait in the queue."
     )
     queue_size: Annotated[int, Field(ge=0, le=1_000_000), NOT_BOOL] = Field(
-        default=1024, description="Calls that may wait for room; further ones get a 503 at once."
+        default=1024,
+        description="Calls that may wait for room, divided among the workers; further ones get a 503 at once.",
     )
     queue_wait_s: Seconds = Field(
         default=10,

@@ -15,7 +15,6 @@ Load = Callable[..., Loaded]
 
 # Every row, as it is in the table now: a value that is not in effect, at a path of the small configuration.
 SET: dict[str, tuple[str, Any]] = {
-    "server.workers": ("server/workers", 4),
     "server.admin": ("server/admin", {"port": 9000}),
     "store.*": ("store/keep_days", 3),
     "backends.*.kind": ("backends/cloud", {"kind": "litellm", "provider": "openai"}),
