@@ -110,6 +110,10 @@ class SqliteFile:
             return f"there is no folder {self.path.parent}"
         if isinstance(cause, OSError):
             return cause.strerror or type(cause).__name__
+        if code == sqlite3.SQLITE_CANTOPEN and not (
+            os.access(self.path.parent, os.W_OK) and os.access(self.path, os.W_OK)
+        ):
+            code = sqlite3.SQLITE_READONLY  # which needs a file beside it even to be read
         return SAYING.get(code) or str(cause).splitlines()[0]
 
     async def _use(self, fill: Fill) -> list[Kept]:
