@@ -74,6 +74,10 @@ class Admission:
             return ANYONE
         raise CallFailed(NO_KEY)
 
+    def knows(self, digest: bytes) -> bool:
+        """Whether the key with this digest is a client's."""
+        return digest in self._keys.known
+
     def _is_allowed(self, address: str) -> bool:
         ip = ip_address(address)
         mapped = getattr(ip, "ipv4_mapped", None)

@@ -11,6 +11,8 @@ from typing import Any
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 
+from router.admin.app import PREFIX, build_admin
+from router.admin.keys import AdminKeys
 from router.building import build_admission, build_fleet
 from router.config import Config
 from router.doors import Doors, Hosts
@@ -42,6 +44,7 @@ class Application(FastAPI):
         self.raw_endpoints: Mapping[bytes, Endpoint] = {path.encode(): each for path, each in raw.exact.items()}
         self._below = [(prefix.encode(), endpoint) for prefix, endpoint in raw.below.items()]
         self._elsewhere = elsewhere
+        self._admin = build_admin(parts)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One ASGI conversation."""
@@ -51,6 +54,8 @@ class Application(FastAPI):
         endpoint = self.raw_endpoints.get(scope["raw_path"]) or self._named(scope["raw_path"])
         if endpoint is not None:
             await endpoint(scope, receive, send)
+        elif scope["raw_path"].startswith(ADMIN_PATHS):
+            await self._admin(scope, receive, send)
         elif scope["raw_path"] in FASTAPI_PATHS and scope["method"] in ("GET", "HEAD"):
             await super().__call__(scope, receive, send)
         else:
@@ -60,6 +65,7 @@ class Application(FastAPI):
         return next((endpoint for prefix, endpoint in self._below if path.startswith(prefix)), None)
 
 
+ADMIN_PATHS = f"{PREFIX}/".encode()
 FASTAPI_PATHS = frozenset({b"/health/live", b"/health/ready", b"/metrics"})
 
 
@@ -89,6 +95,7 @@ def _parts(config: Config, env: Mapping[str, str], team: Alone) -> Parts:
         doors=Doors(Hosts((*config.server.hosts, config.server.host)), recorder.turned_away),
         admission=build_admission(config.server, env, team.limits),
         owners=Owners(env.get(config.server.admin.key_env, ""), fleet.models),
+        admin_keys=AdminKeys(config, env),
         journal=journal,
         operations=operations_on(journal, fleet),
     )
@@ -102,6 +109,7 @@ def _lifespan(parts: Parts, team: Alone) -> Any:
         for model in fleet.models.values():
             if model.contract is not None:
                 model.contract.load()  # while there is no call yet that would have to wait
+        await parts.admin_keys.open(asyncio.get_running_loop().time())
         with suppress(StoreFailed):  # it is in the log, and the file counts until the store can be used
             await journal.file_changed(desired(parts.config), "the start of the router")
         tasks = (

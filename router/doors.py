@@ -48,6 +48,11 @@ class Hosts:
         message = f"This server is not known as {name}. If it should be, add the name to server.hosts."
         return Fault(421, message, "invalid_request_error", "unknown_host")
 
+    def is_named(self, host: str) -> bool:
+        """Whether the configuration itself names this host, with its port or without."""
+        name = host.lower()
+        return name in self._accepted or name.rpartition(":")[0] in self._accepted
+
     def is_foreign(self, origin: str) -> bool:
         """Whether an Origin header names a page that was not loaded from here."""
         try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from prometheus_client.core import Metric
 
 from policies.revisions import Revision
+from router.admin.keys import AdminKeys
 from router.admission import Admission
 from router.config import Config
 from router.doors import Doors
@@ -35,6 +36,7 @@ class Parts:
     doors: Doors
     admission: Admission
     owners: Owners
+    admin_keys: AdminKeys
     journal: Journal
     operations: Operations
 

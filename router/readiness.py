@@ -40,7 +40,7 @@ def readiness(fleet: Fleet, *, is_stopping: bool = False) -> Readiness:
     is_ready = True
     for model in fleet.models.values():
         rows = {
-            name: [_state(replica, model.name, binding.backend.is_draining) for replica in binding.backend.replicas]
+            name: [state_of(replica, model.name, binding.backend.is_draining) for replica in binding.backend.replicas]
             for name, binding in model.bindings.items()
         }
         models[model.name] = rows
@@ -66,7 +66,8 @@ def _capabilities(abilities: Capabilities) -> dict[str, Any]:
     return said
 
 
-def _state(replica: LiveReplica, model: str, is_draining: bool) -> dict[str, str]:
+def state_of(replica: LiveReplica, model: str, is_draining: bool) -> dict[str, str]:
+    """Where a replica stands for a model, and why."""
     if is_draining:
         return {"state": "draining", "reason": ""}
     health = replica.health[model]
