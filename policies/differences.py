@@ -43,8 +43,8 @@ def differences(before: RoutingState, after: RoutingState) -> Iterator[str]:
             yield f"{name}: is new"
         elif new is None:
             yield f"{name}: is no longer served"
-        elif old != new:
-            yield f"{name}: {'; '.join(_changes(old, new))}"
+        elif said := "; ".join(_changes(old, new)):
+            yield f"{name}: {said}"
     yield from (f"{target}: takes no new calls" for target in after.draining if target not in before.draining)
     yield from (f"{target}: takes calls again" for target in before.draining if target not in after.draining)
 
@@ -55,6 +55,7 @@ def _changes(old: ModelState, new: ModelState) -> Iterator[str]:
         yield ", ".join(f"{b} {percent(old.split.get(b, 0.0))} -> {percent(new.split.get(b, 0.0))}" for b in changed)
         moved, back = moving(old.split, new.split)
         yield f"about {percent(moved)} of callers move, {percent(back) if back > SEEN else 'none'} back"
+    yield from _ramps(old, new)
     if old.shadow != new.shadow:
         yield (
             f"copies of {percent(new.shadow.share)} of the calls go to {new.shadow.to}"
@@ -63,6 +64,28 @@ def _changes(old: ModelState, new: ModelState) -> Iterator[str]:
         )
     if old.step != new.step:
         yield f"step {new.step} of the rollout" if new.step is not None else "no rollout runs"
+
+
+def _ramps(old: ModelState, new: ModelState) -> Iterator[str]:
+    """What became of the way to other shares; its single steps are told by the shares."""
+    before, now = old.ramp, new.ramp
+    if now is None:
+        if before is not None and before.target != new.split:
+            yield "moves no further"
+    elif before is None or (before.start, before.target, before.over_s) != (now.start, now.target, now.over_s):
+        way = (f"{b} to {percent(share)}" for b, share in now.target.items() if share != now.start.get(b, 0.0))
+        yield f"moves in small steps over {duration(now.over_s)}: {', '.join(way)}"
+    elif before.is_paused != now.is_paused:
+        yield "stands still on its way" if now.is_paused else "goes on"
+
+
+def duration(seconds: float) -> str:
+    """A duration as people write it: 2 h, 1 h 30 min, 0.5 s."""
+    if seconds < 60:
+        return f"{round(seconds, 3):g} s"
+    whole = round(seconds)
+    parts = ((whole // 86400, "d"), (whole % 86400 // 3600, "h"), (whole % 3600 // 60, "min"), (whole % 60, "s"))
+    return " ".join(f"{number} {unit}" for number, unit in parts if number)
 
 
 def percent(share: float) -> str:
