@@ -42,7 +42,7 @@ SAYING = {
     sqlite3.SQLITE_READONLY: "the file or its folder is read-only",
     sqlite3.SQLITE_IOERR: "the disk fails (an I/O error)",
 }
-Identity = tuple[int, int] | None  # device and number of a file; None where there is none
+Identity = tuple[int, int] | None  # device and number of a file; None where there is none, or an empty one, which a store never is
 
 
 class SqliteFile:
@@ -119,6 +119,8 @@ class SqliteFile:
     async def _use(self, fill: Fill) -> list[Kept]:
         """Check the file that is there, fill it, watch it from now on."""
         await self._forget()
+        if await asyncio.to_thread(_identity, self.path) is None:
+            raise Lost(f"the store {self} is gone")
         try:
             watch = await asyncio.to_thread(Watch, self.path)  # first of all: what happens from here on is not missed
             try:
@@ -250,7 +252,7 @@ def _identity(path: Path) -> Identity:
         found = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return (found.st_dev, found.st_ino) if found.st_size else None
 
 
 def _locked(folder: int) -> bool:
