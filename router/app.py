@@ -11,8 +11,9 @@ from typing import Any
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 
-from router.admin.app import PREFIX, build_admin
+from router.admin.app import build_admin
 from router.admin.keys import AdminKeys
+from router.admin.listener import PATHS, AdminOnly, own_listener
 from router.building import build_admission, build_fleet
 from router.config import Config
 from router.doors import Doors, Hosts
@@ -34,7 +35,8 @@ from router.team import ALONE, Alone
 class Application(FastAPI):
     """FastAPI for everything but `/v1`; those paths are matched on the path as it was sent, before any other work.
 
-    `parts`: what it is made of. `doors` is what its connections ask first; the server puts it there.
+    `parts`: what it is made of. `admin_only` is for the admin API's own listener, if there is one. `doors` is what its connections ask
+    first; the server puts it there.
     """
 
     def __init__(self, raw: Table, elsewhere: Endpoint, parts: Parts, **options: Any):
@@ -44,7 +46,9 @@ class Application(FastAPI):
         self.raw_endpoints: Mapping[bytes, Endpoint] = {path.encode(): each for path, each in raw.exact.items()}
         self._below = [(prefix.encode(), endpoint) for prefix, endpoint in raw.below.items()]
         self._elsewhere = elsewhere
-        self._admin = build_admin(parts)
+        admin = build_admin(parts)
+        self.admin_only = AdminOnly(admin, NothingHere(parts.fleet, ()))
+        self._admin = admin if own_listener(parts.config.server) is None else elsewhere
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One ASGI conversation."""
@@ -54,7 +58,7 @@ class Application(FastAPI):
         endpoint = self.raw_endpoints.get(scope["raw_path"]) or self._named(scope["raw_path"])
         if endpoint is not None:
             await endpoint(scope, receive, send)
-        elif scope["raw_path"].startswith(ADMIN_PATHS):
+        elif scope["raw_path"].startswith(PATHS):
             await self._admin(scope, receive, send)
         elif scope["raw_path"] in FASTAPI_PATHS and scope["method"] in ("GET", "HEAD"):
             await super().__call__(scope, receive, send)
@@ -65,7 +69,6 @@ class Application(FastAPI):
         return next((endpoint for prefix, endpoint in self._below if path.startswith(prefix)), None)
 
 
-ADMIN_PATHS = f"{PREFIX}/".encode()
 FASTAPI_PATHS = frozenset({b"/health/live", b"/health/ready", b"/metrics"})
 
 

@@ -20,13 +20,15 @@ import signal
 import socket
 from collections.abc import Callable, Mapping
 from types import FrameType
+from typing import Any, Literal
 
 import uvicorn
 import uvloop
 
+from router.admin.listener import divided, own_listener
 from router.app import build_app
-from router.config import Config
-from router.doors import Doors
+from router.config import Config, Server
+from router.doors import Doors, Hosts
 from router.edge import KEEP_ALIVE_S, EdgeProtocol
 from router.team import ALONE, Alone
 
@@ -41,13 +43,32 @@ LOOK_EVERY_S = 0.05
 
 
 class RouterServer(uvicorn.Server):
-    """uvicorn's server, with a stop that is announced first, bounded, and ended by a second signal."""
+    """uvicorn's server, with a stop that is announced first, bounded, and ended by a second signal.
 
-    def __init__(self, config: uvicorn.Config, doors: Doors, drain_s: float):
+    `admin`: the side of the connections that come in on the admin API's own listener. `server`: that section of the configuration.
+    """
+
+    def __init__(self, config: uvicorn.Config, admin: uvicorn.Config, doors: Doors, server: Server):
         super().__init__(config)
+        self._admin = admin
         self._doors = doors
-        self._drain_s = drain_s
+        self._server = server
+        self._drain_s = server.drain_s
         self._lead_s = 0.0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, on the admin API's own sockets too."""
+        clients, admins = divided(self._server, sockets or ())
+        await super().startup(clients if sockets is not None else None)
+        self._admin.load()
+        for each in admins if not self.should_exit else ():
+            loop = asyncio.get_running_loop()
+            self.servers.append(await loop.create_server(self._admin_connection, sock=each, backlog=BACKLOG))
+
+    def _admin_connection(self) -> asyncio.Protocol:
+        made: Any = self._admin.http_protocol_class
+        connection: asyncio.Protocol = made(config=self._admin, server_state=self.server_state, app_state={})
+        return connection
 
     def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
         """A signal to stop, the first or a further one."""
@@ -88,13 +109,25 @@ def server_for(
 ) -> uvicorn.Server:
     """The server of one configuration, not started yet; `edge` is the clients' side of its connections, `team` the other workers."""
     app = build_app(config, env, team)
-    settings = uvicorn.Config(
+    server = config.server
+    names = (*server.hosts, server.host, *(own_listener(server) or ())[:1])
+    admin_doors = Doors(Hosts(names), app.doors.turned_away)
+    return RouterServer(
+        _settings(app, server, type(edge.__name__, (edge,), {"doors": app.doors}), "on"),
+        _settings(app.admin_only, server, type(edge.__name__, (edge,), {"doors": admin_doors}), "off"),
+        app.doors,
+        server,
+    )
+
+
+def _settings(app: Any, server: Server, edge: type[EdgeProtocol], lifespan: Literal["on", "off"]) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
-        host=config.server.host,
-        port=config.server.port,
-        http=type(edge.__name__, (edge,), {"doors": app.doors}),
+        host=server.host,
+        port=server.port,
+        http=edge,
         ws="none",
-        lifespan="on",
+        lifespan=lifespan,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -103,15 +136,25 @@ def server_for(
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
     )
-    return RouterServer(settings, app.doors, config.server.drain_s)
 
 
 class CannotListen(Exception):
     """The address of the configuration cannot be had; the message is a sentence with the remedy."""
 
 
-def listeners(host: str, port: int) -> list[socket.socket]:
-    """A socket bound to each address of `host`, before anything else is started. Raises CannotListen."""
+def bound_for(server: Server) -> list[socket.socket]:
+    """All sockets that the configuration asks for, the admin API's own too. Raises CannotListen."""
+    bound, own = listeners(server.host, server.port), own_listener(server)
+    try:
+        return [*bound, *(listeners(*own, "server.admin.port") if own is not None else ())]
+    except CannotListen:
+        for each in bound:
+            each.close()
+        raise
+
+
+def listeners(host: str, port: int, key: str = "server.port") -> list[socket.socket]:
+    """A socket bound to each address of `host`, before anything else is started; `key` is the port's. Raises CannotListen."""
     bound: list[socket.socket] = []
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
@@ -123,7 +166,7 @@ def listeners(host: str, port: int) -> list[socket.socket]:
     except OSError as exc:
         for each in bound:
             each.close()
-        remedy = "Stop the program that has the port, or set server.port to another."
+        remedy = f"Stop the program that has the port, or set {key} to another."
         raise CannotListen(f"cannot listen on {host}:{port}: {exc.strerror}. {remedy}") from exc
     return bound
 

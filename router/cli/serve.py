@@ -26,8 +26,9 @@ def serve(
         for problem in exc.problems:
             typer.echo(str(problem), err=True)
         raise typer.Exit(1) from exc
+    from router.admin.listener import own_listener
     from router.logs import set_up_logging
-    from router.serve import CannotListen, listeners, run
+    from router.serve import CannotListen, bound_for, run
     from router.workers import Supervisor
 
     set_up_logging()
@@ -35,11 +36,13 @@ def serve(
         typer.echo(str(notice), err=True)
     server = loaded.config.server
     try:
-        bound = listeners(server.host, server.port)
+        bound = bound_for(server)
     except CannotListen as exc:
         typer.echo(f"crossfade: {exc}", err=True)
         raise typer.Exit(1) from exc
     typer.echo(f"crossfade: listening on http://{server.host}:{server.port}", err=True)
+    if (own := own_listener(server)) is not None:
+        typer.echo(f"crossfade: the admin API listens on http://{own[0]}:{own[1]}", err=True)
     if server.workers == 1:
         run(loaded.config, os.environ, bound)
     elif trouble := Supervisor(server, bound, newest(config, loaded.config)).run():
