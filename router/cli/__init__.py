@@ -6,10 +6,14 @@ import typer
 
 from router.cli.check import check
 from router.cli.demo import demo
+from router.cli.drain import drain, undrain
 from router.cli.explain import explain
+from router.cli.history import history
 from router.cli.preflight import preflight
+from router.cli.rollback import rollback
 from router.cli.schema import schema
 from router.cli.serve import serve
+from router.cli.shift import shift
 
 app = typer.Typer(
     name="crossfade",
@@ -19,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, check, schema, explain, preflight, demo):
+for command in (serve, check, schema, explain, preflight, shift, rollback, history, drain, undrain, demo):
     app.command()(command)
 
 
