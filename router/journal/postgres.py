@@ -22,6 +22,7 @@ LOCK = 0x63726F7373  # of PostgreSQL's advisory locks, the one for Crossfade's w
 POLL_S = (
     2.0  # how long a revision may take where no notification comes (a proxy in between, a connection that is half dead)
 )
+ANSWER_S = BUSY_S + 1  # so that a server that waits for a lock says so itself
 DEAF_POLL_S = 0.5  # and where nobody can listen at all
 CONNECTIONS = 3  # of the pool: readers of the admin API beside one writer; the listener has one of its own
 SETTINGS = {
@@ -99,14 +100,14 @@ class Postgres:
                 f"the store {self} cannot be used: it is locked by another writer, which has not ended in {BUSY_S:g} s"
             )
         if isinstance(cause, TimeoutError | PoolTimeout):
-            return StoreFailed(f"the store {self} cannot be used: it has not answered in {BUSY_S:g} s")
+            return StoreFailed(f"the store {self} cannot be used: it has not answered in time")
         if isinstance(cause, asyncpg.UndefinedTableError):
             return Lost(f"the store {self} has lost its tables")
         lines = str(cause).splitlines()
         return StoreFailed(f"the store {self} cannot be used: {lines[0] if lines else type(cause).__name__}")
 
     async def _connect(self) -> Any:
-        return await asyncpg.connect(self._dsn, timeout=BUSY_S, command_timeout=BUSY_S, server_settings=SETTINGS)
+        return await asyncpg.connect(self._dsn, timeout=BUSY_S, command_timeout=ANSWER_S, server_settings=SETTINGS)
 
     async def _listen(self) -> None:
         """Begin to listen; where that fails, let a pause pass. Then the caller reads, and hears of it if it is the server."""
