@@ -1,0 +1,150 @@
+"""The commands beside a running router: through its admin API, in force at once, and every refusal one sentence."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.router.cli.commands import KEY, Desk, desk_beside_a_router, document, run
+from tests.serving import RunningRouter, free_port
+from tests.upstream import Upstream, says
+
+MOVED = "jane: a 95 % -> 75 %, b 5 % -> 25 %; about 20 % of callers move, none back\n"
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    async with desk_beside_a_router(tmp_path) as given:
+        yield given
+
+
+async def revision_of(desk: Desk) -> int:
+    assert desk.router is not None
+    return int((await desk.router.chat()).headers["x-crossfade-revision"])
+
+
+async def test_a_shift_is_said_in_sentences_and_in_force_with_the_next_call(desk: Desk) -> None:
+    result = await desk.ask("shift", "jane", "b=25%", "--reason", "canary")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"{MOVED}revision 2\n", "")
+    assert await revision_of(desk) == 2
+
+
+async def test_a_rollback_takes_it_back_and_the_history_names_who_asked(desk: Desk) -> None:
+    await desk.ask("shift", "jane", "b=25%", "--reason", "canary")
+    result = await desk.ask("rollback", "jane", "--reason", "vllm is slow")
+    assert (result.exit_code, await revision_of(desk)) == (0, 3)
+    lines = (await desk.ask("history", "jane")).stdout.splitlines()
+    assert re.fullmatch(
+        r"revision 3  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}  rollback to revision 1 by operator: \S+@\S+: vllm is slow",
+        lines[0],
+    )
+
+
+async def test_json_is_one_document(desk: Desk) -> None:
+    made = document(await desk.ask("shift", "jane", "b=0.25", "--reason", "canary", "--json"))
+    assert (made["revision"]["number"], made["changed"], made["through"]) == (2, True, "router")
+    assert made["changes"] == [MOVED.strip()]
+    assert document(await desk.ask("history", "jane", "--limit", "1", "--json"))["revisions"][0]["number"] == 2
+
+
+async def test_a_backend_is_drained_and_comes_back(desk: Desk) -> None:
+    assert (await desk.ask("drain", "a")).stdout == "a: takes no new calls\nrevision 2\n"
+    assert desk.router is not None
+    assert (await desk.router.chat()).headers["x-crossfade-backend"] == "b"
+    assert (await desk.ask("undrain", "a")).stdout == "a: takes calls again\nrevision 3\n"
+
+
+async def test_a_ramp_is_paused_and_goes_on(desk: Desk) -> None:
+    began = await desk.ask("shift", "jane", "b=1", "--over", "2h", "--reason", "go")
+    assert began.stdout == "jane: moves in small steps over 2 h: a to 0 %, b to 100 %\nrevision 2\n"
+    assert (await desk.ask("shift", "jane", "--pause", "--reason", "x")).stdout.startswith("jane: stands still")
+    assert (await desk.ask("shift", "jane", "--resume", "--reason", "x")).stdout.startswith("jane: goes on\n")
+
+
+REFUSALS = {
+    "shares beyond 1": (("shift", "jane", "a=0.9", "b=0.9"), "the shares sum to 1.8; they may sum to 1 at most."),
+    "an unknown model": (("shift", "jack", "b=1"), "there is no model jack; there are jane."),
+    "a model whose name needs quoting": (("shift", "a/b ?", "b=1"), "there is no model a/b ?; there are jane."),
+    "an unknown backend": (("shift", "jane", "gpu=1"), "jane is not served by gpu; it is served by a, b."),
+    "a blank reason": (("rollback", "jane", "--reason", " "), "reason must not be blank."),
+    "nothing to go back to": (("rollback", "jane"), "jane has no earlier state to go back to."),
+    "a revision that is not there": (("rollback", "jane", "--to", "9"), "there is no revision 9; the last is 1."),
+    "a backend that is not there": (("drain", "gpu"), "there is no backend gpu; there are a, b."),
+    "a replica that is not draining": (("undrain", "a/http://x"), "a/http://x is not draining."),
+    "a ramp that is not there": (("shift", "jane", "--pause"), "jane is not moving."),
+    "a history of nobody": (("history", "jack"), "there never was a model jack."),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), REFUSALS.values(), ids=REFUSALS)
+async def test_a_refusal_is_one_sentence_and_changes_nothing(desk: Desk, words: tuple[str, ...], said: str) -> None:
+    reason = ("--reason", "r") if words[0] == "shift" else ()
+    result = await desk.ask(*words, *reason)
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"{said}\n")
+    assert document(await desk.ask(*words, *reason, "--json"))["error"]["message"] == said
+    assert await revision_of(desk) == 1
+
+
+async def test_a_backend_that_is_not_well_gets_callers_by_force_only(tmp_path: Path) -> None:
+    async with desk_beside_a_router(tmp_path) as desk:
+        text = desk.file.read_text()
+    nowhere = re.sub(r"(b: \{kind: vllm, url: )\S+\}", r"\1http://127.0.0.1:9}", text)
+    with RunningRouter(nowhere, env={"CROSSFADE_ADMIN_KEY": KEY}, until="live") as router:
+        words = ("shift", "jane", "b=1", "--reason", "r", "--url", router.url)
+        env = {"CROSSFADE_ADMIN_KEY": KEY}
+        refused = await asyncio.to_thread(run, *words, env=env)
+        forced = await asyncio.to_thread(run, *words, "--force", env=env)
+    assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
+    assert refused.stderr.startswith("b is not fit for calls of jane: http://127.0.0.1:9 ")
+    assert (forced.exit_code, forced.stdout.splitlines()[-1]) == (0, "revision 2")
+
+
+async def test_a_wrong_key_and_no_key_are_refused_with_where_the_key_is(desk: Desk) -> None:
+    wrong = await desk.ask("history", "jane", key="wrong")
+    assert (wrong.exit_code, wrong.stdout) == (1, "")
+    assert wrong.stderr == (
+        "The admin API needs an admin key: authorization: Bearer KEY. Set CROSSFADE_ADMIN_KEY, or run this as the "
+        f"user who runs the router: its key is in {desk.file.parent}/crossfade.db.admin-key.\n"
+    )
+    alone = await asyncio.to_thread(run, "history", "jane", "--url", desk.url)
+    assert alone.stderr.endswith(" Set CROSSFADE_ADMIN_KEY to the router's admin key.\n")
+
+
+async def test_a_key_that_no_header_can_carry_is_not_sent(desk: Desk) -> None:
+    result = await desk.ask("history", "jane", key="two words")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("The admin key holds what no header may carry; ")
+
+
+async def test_an_address_is_enough_with_the_key_in_the_environment(desk: Desk) -> None:
+    env = {"CROSSFADE_ADMIN_KEY": KEY}
+    result = await asyncio.to_thread(
+        run, "shift", "jane", "b=0.25", "--reason", "r", "--url", f"{desk.url}/v1/", env=env
+    )
+    assert (result.exit_code, result.stdout) == (0, f"{MOVED}revision 2\n")
+
+
+async def test_the_file_of_the_environment_is_the_default(desk: Desk) -> None:
+    env = {"CROSSFADE_ADMIN_KEY": KEY, "CROSSFADE_CONFIG": str(desk.file)}
+    assert (await asyncio.to_thread(run, "history", "jane", env=env)).exit_code == 0
+
+
+async def test_the_key_that_the_router_made_is_found_beside_the_store_and_its_own_listener_by_the_file(
+    tmp_path: Path,
+) -> None:
+    async with Upstream(says("from a")) as a:
+        config = {
+            "server": {"admin": {"host": "127.0.0.1", "port": free_port()}},
+            "backends": {"a": {"kind": "vllm", "url": a.url}},
+            "models": {"jane": {"on": {"a": "real"}, "split": {"a": 1.0}}},
+            "store": {"url": "sqlite:///crossfade.db"},
+        }
+        with RunningRouter(config) as router:
+            result = await asyncio.to_thread(run, "history", "jane", "-c", str(router.file))
+            assert (router.folder / "crossfade.db.admin-key").stat().st_mode & 0o777 == 0o600
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[1] == "    jane: is new"
