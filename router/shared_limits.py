@@ -99,11 +99,9 @@ class SharedGate(Gate):
 
     def next_in(self, now_s: float) -> Place | None:
         with self._counter.lock as has_it:
-            if not has_it:
-                return None
             self._part.tell(self.inside + 1)
             self._look_elsewhere()
-            ticket = super().next_in(now_s) if self._is_turn() else None
+            ticket = super().next_in(now_s) if has_it and self._is_turn() else None
             self._part.tell(self.inside)
             self._show_first()
         return ticket
@@ -127,10 +125,6 @@ class SharedGate(Gate):
         self._ring()
         if self.waiting:
             self._next_look = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self.look)
-
-    def _let_in(self) -> None:
-        super()._let_in()
-        self._part.tell(self.inside)
 
     def _ahead_of(self, priority: Priority) -> bool:
         elsewhere = self._first_elsewhere
