@@ -23,8 +23,9 @@ class Pending:
 
 
 PENDING: tuple[Pending, ...] = (
-    Pending("server.admin", "There is no admin API."),
-    Pending("store.*", "Nothing is written; state and history last as long as the process."),
+    Pending("store.keep_days", "No calls are kept; revisions are kept for good."),
+    Pending("store.keep_bodies", "No texts are kept."),
+    Pending("store.redact", "No texts are kept."),
     Pending("backends.*.kind", "Calls to it fail over to the next backend.", lambda value: value == "litellm"),
     Pending("backends.*.engine", "Start the engine yourself; Crossfade only calls it."),
     Pending("models.*.rollout", "Shares stay as `split` says."),

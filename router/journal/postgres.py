@@ -25,11 +25,8 @@ POLL_S = (
 ANSWER_S = BUSY_S + 1  # so that a server that waits for a lock says so itself
 DEAF_POLL_S = 0.5  # and where nobody can listen at all
 CONNECTIONS = 3  # of the pool: readers of the admin API beside one writer; the listener has one of its own
-SETTINGS = {
-    "application_name": "crossfade",
-    "lock_timeout": f"{BUSY_S:g}s",
-    "idle_in_transaction_session_timeout": f"{2 * BUSY_S:g}s",  # a writer that was stopped in the middle lets the others go on
-}
+# Set by a statement: poolers refuse them in a first message. The second lets others go on when a writer was stopped in the middle.
+SETTINGS = f"SET lock_timeout = '{BUSY_S:g}s'; SET idle_in_transaction_session_timeout = '{2 * BUSY_S:g}s'"
 
 
 class Postgres:
@@ -107,7 +104,14 @@ class Postgres:
         return StoreFailed(f"the store {self} cannot be used: {lines[0] if lines else type(cause).__name__}")
 
     async def _connect(self) -> Any:
-        return await asyncpg.connect(self._dsn, timeout=BUSY_S, command_timeout=ANSWER_S, server_settings=SETTINGS)
+        named = {"application_name": "crossfade"}
+        connection = await asyncpg.connect(self._dsn, timeout=BUSY_S, command_timeout=ANSWER_S, server_settings=named)
+        try:
+            await connection.execute(SETTINGS)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
 
     async def _listen(self) -> None:
         """Begin to listen; where that fails, let a pause pass. Then the caller reads, and hears of it if it is the server."""
