@@ -14,6 +14,7 @@ from router.cli.rollback import rollback
 from router.cli.schema import schema
 from router.cli.serve import serve
 from router.cli.shift import shift
+from router.cli.status import status
 
 app = typer.Typer(
     name="crossfade",
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, check, schema, explain, preflight, shift, rollback, history, drain, undrain, demo):
+for command in (serve, check, schema, explain, preflight, status, shift, rollback, history, drain, undrain, demo):
     app.command()(command)
 
 
