@@ -12,6 +12,7 @@ import re
 import ssl
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from router.config import doors
 from router.config.document import Tree
 from router.config.problems import Finding, KeyPath
 from router.config.wording import did_you_mean
@@ -26,6 +27,7 @@ def findings(tree: Tree, env: Mapping[str, str]) -> Iterator[Finding]:
     backends = _mapping(_at(tree, "backends"))
     yield from _exposure(_at(tree, "server"), env)
     yield from _clients(_at(tree, "server"), env)
+    yield from doors.findings(_mapping(_at(tree, "server")), env)
     for name, backend in backends.items():
         yield from _backend(("backends", name), _mapping(backend), env)
     for name, model in _mapping(_at(tree, "models")).items():
@@ -43,6 +45,7 @@ def warnings(tree: Tree, env: Mapping[str, str]) -> Iterator[Finding]:
     if isinstance(variable, str) and not has_keys(variable, env):
         message = f"names the variable {_variable_name(variable)}, which is not set: clients need no key."
         yield Finding(("server", "keys_env"), message, "Set it to one or more keys, comma-separated, if they should.")
+    yield from doors.warnings(server, env)
     for name, backend in _mapping(_at(tree, "backends")).items():
         if _mapping(backend).get("verify") is False:
             message = "is false: whoever is in between can read and change what is sent."
@@ -83,8 +86,11 @@ def _clients(server: Tree, env: Mapping[str, str]) -> Iterator[Finding]:
     clients = values.get("clients")
     for index, client in enumerate(clients if isinstance(clients, list) else ()):
         yield from _variable(("server", "clients", index, "key_env"), _mapping(client).get("key_env"), env)
-    viewer = _mapping(values.get("admin")).get("viewer_key_env")
-    yield from _variable(("server", "admin", "viewer_key_env"), viewer, env)
+    admin = _mapping(values.get("admin"))
+    yield from _variable(("server", "admin", "viewer_key_env"), admin.get("viewer_key_env"), env)
+    for name in ("key_env", "viewer_key_env"):
+        default = "CROSSFADE_ADMIN_KEY" if name == "key_env" else None
+        yield from _key(("server", "admin", name), admin.get(name, default), env)
 
 
 def _variable(path: KeyPath, name: Tree, env: Mapping[str, str]) -> Iterator[Finding]:
