@@ -72,12 +72,14 @@ def build_admin(parts: Parts) -> FastAPI:
         responses={status: {"model": Error} for status in (400, 401, 403, 404, 429, 503)},
     )
     server = parts.config.server
-    named = (*server.hosts, *(host for host in (server.host, server.admin.host) if host is not None))
+    names = (*server.hosts, *(host for host in (server.host, server.admin.host) if host is not None))
 
     def is_clients(key: bytes) -> bool:  # asked of the admission of the moment, which a changed file may replace
         return parts.admission.knows(key)
 
-    app.add_middleware(Door, hosts=Hosts(named), keys=parts.admin_keys, is_clients=is_clients)
+    app.add_middleware(
+        Door, hosts=Hosts(names), named=Hosts(server.hosts), keys=parts.admin_keys, is_clients=is_clients
+    )
     app.include_router(_reading(parts))
     app.include_router(_changing(parts))
     _render_errors(app, parts)

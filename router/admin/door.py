@@ -40,7 +40,7 @@ from router.faults import CallFailed, Fault
 
 MOST_BYTES = 65_536  # of a body; the longest reason and a hundred backends take a tenth
 ASKED = "crossfade.admin"  # where in the scope `Asked` stands
-_READS = ("GET", "HEAD")
+_READS = ("GET", "HEAD", "OPTIONS")
 _ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
 
@@ -53,11 +53,15 @@ class Asked:
 
 
 class Door:
-    """ASGI in front of the admin API. `is_clients(digest)`: whether a key lets clients in; such a key opens nothing here."""
+    """ASGI in front of the admin API. `is_clients(digest)`: whether a key lets clients in; such a key opens nothing here.
 
-    def __init__(self, app: ASGIApp, hosts: Hosts, keys: AdminKeys, is_clients: Callable[[bytes], bool]):
+    `hosts`: the names that may be asked for; `named`: those of them under which a proxy may show our pages, whatever it asks us for.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Hosts, named: Hosts, keys: AdminKeys, is_clients: Callable[[bytes], bool]):
         self._app = app
         self._hosts = hosts
+        self._named = named
         self._keys = keys
         self._is_clients = is_clients
         self._wrong = WrongKeys()
@@ -107,7 +111,7 @@ class Door:
         if parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query:
             return False
         asked = host.decode("latin-1").lower() if host is not None else ""
-        return parts.netloc.lower() == asked or self._hosts.is_named(parts.netloc)
+        return parts.netloc.lower() == asked or self._named.is_named(parts.netloc)
 
     async def _role(self, headers: dict[bytes, bytes | None], scope: Scope) -> Role:
         now_s = asyncio.get_running_loop().time()
