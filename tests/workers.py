@@ -28,16 +28,25 @@ class Crowd:
     came: int = 0
     stays_s: float | None = None  # None: until `let_go`
     let_go: asyncio.Event = field(default_factory=asyncio.Event)
+    one: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    def reset(self) -> None:
+        """As before the first call."""
+        assert self.here == 0, "somebody is still here"
+        self.most = self.came = 0
+        self.stays_s = None
+        self.let_go.clear()
+
+    def let_one_go(self) -> None:
+        """Whoever came first."""
+        self.one.release()
 
     async def __call__(self, request: Received, connection: Connection) -> None:
         self.came += 1
         await self._count(1)
         try:
-            async with asyncio.timeout(self.stays_s):
-                await self._until_let_go(connection)
-        except TimeoutError:
-            pass
+            await self._stay(connection)
         finally:
             await self._count(-1)  # before the answer: whoever reads it may be followed by the next at once
         await connection.write(answer(chat_answer("x", request.json["model"])))
@@ -47,22 +56,28 @@ class Crowd:
         async with self.changed, asyncio.timeout(15):
             await self.changed.wait_for(lambda: self.here == here)
 
+    async def until_came(self, came: int) -> None:
+        """Wait until so many calls have come in all."""
+        async with self.changed, asyncio.timeout(30):
+            await self.changed.wait_for(lambda: self.came >= came)
+
     async def _count(self, more: int) -> None:
         self.here += more
         self.most = max(self.most, self.here)
         async with self.changed:
             self.changed.notify_all()
 
-    async def _until_let_go(self, connection: Connection) -> None:
-        waits = asyncio.create_task(self.let_go.wait())
-        gone = asyncio.create_task(connection.until_gone())
+    async def _stay(self, connection: Connection) -> None:
+        """Until the time is over, or this one or all are let go. Raises ConnectionError where the caller leaves before."""
+        ends = [asyncio.create_task(each) for each in (connection.until_gone(), self.let_go.wait(), self.one.acquire())]
         try:
-            await asyncio.wait((waits, gone), return_when=asyncio.FIRST_COMPLETED)
-            if gone.done():
+            await asyncio.wait(ends, timeout=self.stays_s, return_when=asyncio.FIRST_COMPLETED)
+            if ends[0].done():
                 raise ConnectionError
         finally:
-            waits.cancel()
-            gone.cancel()
+            for each in ends:
+                each.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -85,9 +100,9 @@ async def all_up(router: RunningRouter) -> None:
             await asyncio.sleep(0.05)
 
 
-async def metrics(router: RunningRouter) -> dict[str, dict[str, float]]:
+async def metrics(router: RunningRouter, timeout_s: float = 10) -> dict[str, dict[str, float]]:
     """By name, and then by labels as they are written."""
-    async with httpx.AsyncClient(timeout=10) as client:
+    async with httpx.AsyncClient(timeout=timeout_s) as client:
         return parsed((await client.get(f"{router.url}/metrics")).text)
 
 

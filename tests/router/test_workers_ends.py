@@ -1,0 +1,180 @@
+"""How several workers end, and begin again: in order on a signal, without their supervisor, and where they cannot start at all."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from tests.serving import RunningRouter
+from tests.upstream import Upstream
+from tests.workers import Crowd, all_up, chat, is_there, metrics, pids, workers
+
+# Read by every Python that starts with it on its path: a worker that finds the file ends with status 3 before it has begun.
+CANNOT_START = """
+import os, sys
+if "router.worker" in sys.orig_argv and os.path.exists({file!r}):
+    os._exit(3)
+"""
+
+
+def config_for(url: str, **server: Any) -> dict[str, Any]:
+    """The model `jane` on one backend, behind two workers."""
+    return {
+        "server": {"keys_env": None, "workers": 2, **server},
+        "backends": {"a": {"kind": "vllm", "url": url}},
+        "models": {"jane": {"on": {"a": "real"}, "split": {"a": 1.0}}},
+    }
+
+
+@pytest_asyncio.fixture
+async def crowd() -> AsyncIterator[Crowd]:
+    yield Crowd()
+
+
+@pytest_asyncio.fixture
+async def backend(crowd: Crowd) -> AsyncIterator[Upstream]:
+    async with Upstream(crowd) as a:
+        yield a
+
+
+def client_of(router: RunningRouter) -> httpx.AsyncClient:
+    """Every call has a connection of its own."""
+    return httpx.AsyncClient(base_url=router.url, timeout=30, limits=httpx.Limits(max_keepalive_connections=0))
+
+
+async def running_calls(crowd: Crowd, client: httpx.AsyncClient) -> list[asyncio.Task[httpx.Response]]:
+    """So many that both workers have some of them."""
+    calls = [asyncio.create_task(chat(client)) for _ in range(12)]
+    await crowd.until(12)
+    return calls
+
+
+async def until_closed(router: RunningRouter) -> None:
+    """Wait until nobody listens any more."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", int(router.url.rsplit(":", 1)[1]))
+            except ConnectionError:
+                return
+            writer.transport.abort()
+            await asyncio.sleep(0.02)
+
+
+async def until_ended(there: list[int]) -> None:
+    """Wait until none of these processes runs."""
+    async with asyncio.timeout(15):
+        while any(is_there(pid) for pid in there):
+            await asyncio.sleep(0.02)
+
+
+async def test_sigterm_lets_running_calls_finish_and_the_status_says_that_all_went_well(
+    crowd: Crowd, backend: Upstream, tmp_path: Path
+) -> None:
+    config = config_for(backend.url)
+    async with workers(config, env={"TMPDIR": str(tmp_path)}) as router, client_of(router) as client:
+        calls = await running_calls(crowd, client)
+        there = await pids(router)
+        assert list(tmp_path.iterdir()) != []
+        os.kill(router.pid, signal.SIGTERM)
+        await until_closed(router)
+        crowd.let_go.set()
+        assert {each.status_code for each in await asyncio.gather(*calls)} == {200}
+        assert await asyncio.to_thread(router.stop) == 0
+        assert not any(is_there(pid) for pid in there)
+        assert "Traceback" not in router.log() and "anew" not in router.log()
+        assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_second_signal_ends_it_at_once(crowd: Crowd, backend: Upstream) -> None:
+    async with workers(config_for(backend.url, drain_s=600)) as router, client_of(router) as client:
+        calls = await running_calls(crowd, client)
+        os.kill(router.pid, signal.SIGINT)
+        await until_closed(router)
+        began_s = time.monotonic()
+        os.kill(router.pid, signal.SIGINT)
+        assert await asyncio.to_thread(router.stop) == 0
+        assert time.monotonic() - began_s < 10
+        await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_a_worker_that_does_not_stop_in_time_is_killed(crowd: Crowd, backend: Upstream) -> None:
+    async with workers(config_for(backend.url, drain_s=0)) as router:
+        there = await pids(router)
+        os.kill(there[0], signal.SIGSTOP)
+        assert await asyncio.to_thread(router.stop) == 0
+        assert not any(is_there(pid) for pid in there)
+        assert f"a worker (pid {there[0]}) did not end in time and is killed" in router.log()
+
+
+async def test_workers_whose_supervisor_is_killed_finish_their_calls_and_end(
+    crowd: Crowd, backend: Upstream, tmp_path: Path
+) -> None:
+    async with workers(config_for(backend.url), env={"TMPDIR": str(tmp_path)}) as router, client_of(router) as client:
+        calls = await running_calls(crowd, client)
+        there = await pids(router)
+        os.kill(router.pid, signal.SIGKILL)
+        await until_closed(router)
+        crowd.let_go.set()
+        assert {each.status_code for each in await asyncio.gather(*calls)} == {200}
+        await until_ended(there)
+        assert "the supervisor is gone; stopping" in router.log()
+        assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+
+
+async def test_a_worker_that_cannot_start_is_tried_again_later_and_later(
+    crowd: Crowd, backend: Upstream, tmp_path: Path
+) -> None:
+    crowd.stays_s = 0.0
+    spoilt = tmp_path / "spoilt"
+    (tmp_path / "sitecustomize.py").write_text(CANNOT_START.format(file=str(spoilt)))
+    async with (
+        workers(config_for(backend.url), env={"PYTHONPATH": str(tmp_path)}) as router,
+        client_of(router) as client,
+    ):
+        spoilt.touch()
+        os.kill((await pids(router))[0], signal.SIGKILL)
+        async with asyncio.timeout(20):
+            while "ended with exit status 3; it is started anew in 0.5 s" not in router.log():
+                assert (await chat(client)).status_code == 200, "the other one serves"
+        spoilt.unlink()
+        await all_up(router)
+        assert (await metrics(router))["crossfade_worker_restarts_total"]['worker="0"'] >= 3
+
+
+def test_where_no_worker_can_start_it_ends_with_1_and_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(CANNOT_START.format(file="/"))
+    router = RunningRouter(config_for("http://127.0.0.1:9"), env={"PYTHONPATH": str(tmp_path)}, until="live")
+    with pytest.raises(AssertionError, match="ended with status 1") as failed:
+        router.__enter__()
+    assert "crossfade: no worker can start; the reason is in the lines above." in str(failed.value.__notes__)
+
+
+async def test_a_hangup_goes_on_to_the_workers_and_ends_nothing(crowd: Crowd, backend: Upstream) -> None:
+    async with workers(config_for(backend.url)) as router:
+        before = await pids(router)
+        os.kill(router.pid, signal.SIGHUP)
+        async with asyncio.timeout(5):
+            while router.log().count("SIGHUP") < 2:
+                await asyncio.sleep(0.02)
+        assert await pids(router) == before
+
+
+async def test_one_worker_is_one_process(crowd: Crowd, backend: Upstream) -> None:
+    router = RunningRouter(config_for(backend.url, workers=1))
+    await asyncio.to_thread(router.__enter__)
+    try:
+        children = Path(f"/proc/{router.pid}/task/{router.pid}/children").read_text()
+        assert children == ""
+        assert "crossfade_worker_up" not in await metrics(router)
+    finally:
+        await asyncio.to_thread(router.__exit__, None, None, None)
