@@ -18,7 +18,7 @@ from policies.choose import BackendView, Choice, Snapshot, choose, describe
 from policies.facts import CallFacts
 from router.building import FIRST_REVISION, build_abilities, build_admission, build_route
 from router.call import HeaderView
-from router.cli.check import DEFAULT_FILE
+from router.cli.options import DEFAULT_FILE
 from router.config import Config, ConfigInvalid, load
 from router.endpoints import KINDS
 from router.faults import CallFailed, nobody_can

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+DEFAULT_FILE = Path("crossfade.yaml")
+
 ConfigOption = Annotated[
     Path | None,
     typer.Option(

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from backends.dialects import DIALECTS
-from router.cli.check import DEFAULT_FILE
+from router.cli.options import DEFAULT_FILE
 from router.config import Config, ConfigInvalid, load
 
 INTERRUPTED = 130  # the shells' number for SIGINT

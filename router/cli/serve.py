@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli.check import DEFAULT_FILE
+from router.cli.options import DEFAULT_FILE
 from router.config import Config, ConfigInvalid, load
 
 

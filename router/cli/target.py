@@ -13,8 +13,7 @@ import typer
 
 from router.admin.keys import KeyUnusable, admin_key_file, operator_key
 from router.admin.status import plain_url
-from router.cli.check import DEFAULT_FILE
-from router.cli.options import Whom
+from router.cli.options import DEFAULT_FILE, Whom
 from router.cli.remote import Refused, Remote
 from router.config import Config, load
 

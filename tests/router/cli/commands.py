@@ -53,12 +53,9 @@ class Desk:
 
     @property
     def url(self) -> str:
-        """Where the router of the file listens."""
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def port(self) -> int:
-        return int(self.file.read_text().split("port: ")[1].split(",")[0])
+        """Where the router listens, or would."""
+        port = self.router.port if self.router else self.file.read_text().split("port: ")[1].split(",")[0]
+        return f"http://127.0.0.1:{port}"
 
     @property
     def store(self) -> str:

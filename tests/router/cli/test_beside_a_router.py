@@ -115,7 +115,8 @@ async def test_a_wrong_key_and_no_key_are_refused_with_where_the_key_is(desk: De
 
 
 async def test_a_key_that_no_header_can_carry_is_not_sent(desk: Desk) -> None:
-    result = await desk.ask("history", "jane", key="two words")
+    env = {"CROSSFADE_ADMIN_KEY": "two words"}
+    result = await asyncio.to_thread(run, "history", "jane", "--url", desk.url, env=env)
     assert result.exit_code == 1
     assert result.stderr.startswith("The admin key holds what no header may carry; ")
 
