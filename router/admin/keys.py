@@ -22,6 +22,7 @@ import sqlalchemy as sa
 
 from router.admission import digest
 from router.config import Config
+from router.config.loading import SQLITE
 
 log = logging.getLogger("crossfade.admin")
 
@@ -47,7 +48,7 @@ def admin_key_file(store_url: str) -> Path:
     if url.get_backend_name() == "sqlite":
         return Path(f"{url.database}.admin-key")
     state = os.environ.get("XDG_STATE_HOME") or ""
-    folder = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
+    folder = Path(state) if state.startswith("/") else Path(os.environ.get("HOME") or "/") / ".local" / "state"
     name = hashlib.sha256(f"{url.host}:{url.port}/{url.database}".encode()).hexdigest()[:12]
     return folder / "crossfade" / f"{name}.admin-key"
 
@@ -76,13 +77,16 @@ def read_key(file: Path) -> str:
     return key
 
 
-def keep_key(file: Path) -> str:
-    """The key that is kept there, made now where none is. Raises KeyUnusable."""
+def keep_key(file: Path, *, makes_folder: bool = False) -> str:
+    """The key that is kept there, made now where none is. Raises KeyUnusable.
+
+    The folder of a SQLite file is not made: where it is missing, a disk may be missing.
+    """
     if key := read_key(file):
         return key
     draft = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
     try:
-        if not file.parent.is_dir() and file.parent.name == "crossfade":
+        if makes_folder:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -121,6 +125,7 @@ class AdminKeys:
     def __init__(self, config: Config, env: Mapping[str, str]):
         admin = config.server.admin
         self._file = admin_key_file(config.store.url)
+        self._makes_folder = not config.store.url.startswith(SQLITE)
         self._operator = _digest_of(env.get(admin.key_env, ""))
         self._viewer = _digest_of(env.get(admin.viewer_key_env, "") if admin.viewer_key_env else "")
         self.trouble = ""
@@ -132,7 +137,7 @@ class AdminKeys:
             return
         self._again_at_s = now_s + AGAIN_S
         try:
-            self._operator = digest(await asyncio.to_thread(keep_key, self._file))
+            self._operator = digest(await asyncio.to_thread(keep_key, self._file, makes_folder=self._makes_folder))
             self.trouble = ""
         except KeyUnusable as unusable:
             if str(unusable) != self.trouble:
