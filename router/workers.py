@@ -63,7 +63,7 @@ class Supervisor:
     def __init__(self, server: Server, bound: list[socket.socket], newest: Callable[[], Config]):
         self._newest = newest
         self._bound = bound
-        self._drain_s = server.drain_s
+        self._at_start = server
         self._shared = Shared.made(server.workers)
         pipes = [os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) for _ in range(server.workers)]
         self._rings = tuple(write for _, write in pipes)
@@ -132,7 +132,7 @@ class Supervisor:
         if sig == signal.SIGHUP:
             return
         is_first = self._kill_at_s is None
-        takes_s = LEAD_S + self._drain_s if is_first else 0.0
+        takes_s = LEAD_S + max(self._at_start.drain_s, self._newest().server.drain_s) if is_first else 0.0
         self._kill_at_s = time.monotonic() + takes_s + LAST_WORDS_S + KILLED_AFTER_S
         for each in self._bound:
             each.close()  # the workers have their own, and close them when others had time to hear of the stop
@@ -155,7 +155,7 @@ class Supervisor:
             self._rings,
             self._lifeline,
         )
-        task = handed(Task(self._newest(), listeners, place))
+        task = handed(Task(_bound_as(self._at_start, self._newest()), listeners, place))
         try:
             worker.process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-P", "-m", "router.worker", str(task)],
@@ -188,6 +188,13 @@ class Supervisor:
         log.error(
             "worker %d (pid %d) ended with %s; it is started anew %s", worker.number, pid, _described(status), when
         )
+
+
+def _bound_as(start: Server, config: Config) -> Config:
+    """The configuration on the addresses that were bound at the start: others need a restart of the whole."""
+    admin = config.server.admin.model_copy(update={"host": start.admin.host, "port": start.admin.port})
+    update = {"host": start.host, "port": start.port, "workers": start.workers, "admin": admin}
+    return config.model_copy(update={"server": config.server.model_copy(update=update)})
 
 
 def _private_folder() -> Path:
