@@ -38,7 +38,7 @@ from router.worker import Task, handed
 
 ENDED_AT_ONCE_S = 5.0  # a start takes one second, and several where the processors are shared
 WAITS_S = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # from the first end at once to the last and all after it
-KILLED_AFTER_S = 5.0  # beyond the time in which a worker should have stopped
+KILLED_AFTER_S = 3.0  # beyond the time in which a worker should have stopped
 LONGEST_FOLDER = 95  # of the 107 bytes that the path of a unix socket may have; the rest is "/255.socket"
 
 log = logging.getLogger("crossfade")
