@@ -22,7 +22,6 @@ from router.admin.door import Door
 from router.admin.faults import NOT_JSON, NOTHING, of_fields, refused
 from router.admin.plain_config import plain_config
 from router.admin.status import Status, status_of
-from router.doors import Hosts
 from router.faults import CallFailed, Fault, crashed
 from router.journal.journal import KeyReused, Overtaken
 from router.journal.store import StoreFailed
@@ -69,16 +68,13 @@ def build_admin(parts: Parts) -> FastAPI:
         dependencies=[
             Depends(HTTPBearer(auto_error=False, description="An admin key; `router.admin.door` asks for it."))
         ],
-        responses={status: {"model": Error} for status in (400, 401, 403, 404, 429, 503)},
+        responses={status: {"model": Error} for status in (400, 401, 403, 404, 422, 429, 503)},
     )
-    server = parts.config.server
-    names = (*server.hosts, *(host for host in (server.host, server.admin.host) if host is not None))
-
     def is_clients(key: bytes) -> bool:  # asked of the admission of the moment, which a changed file may replace
         return parts.admission.knows(key)
 
     app.add_middleware(
-        Door, hosts=Hosts(names), named=Hosts(server.hosts), keys=parts.admin_keys, is_clients=is_clients
+        Door, hosts=parts.doors.hosts, named=parts.doors.named, keys=parts.admin_keys, is_clients=is_clients
     )
     app.include_router(_reading(parts))
     app.include_router(_changing(parts))
@@ -122,7 +118,7 @@ def _changing(parts: Parts) -> APIRouter:
     router = APIRouter(
         prefix=PREFIX,
         tags=["change"],
-        responses={status: {"model": Error} for status in (409, 412, 413, 415, 422)},
+        responses={status: {"model": Error} for status in (409, 412, 413, 415)},
     )
     changes = Changes(parts)
 

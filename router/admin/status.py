@@ -84,7 +84,6 @@ def status_of(parts: Parts) -> Status:
     states = last.state.models if last is not None else {}
     asked = desired(parts.config).state.models
     now_s = parts.journal.now_s()
-    reload = getattr(parts, "reload", None)
     return Status(
         revision=last.number if last is not None else parts.fleet.revision,
         at_s=last.at_s if last is not None else None,
@@ -93,7 +92,7 @@ def status_of(parts: Parts) -> Status:
         },
         draining=list(last.state.draining) if last is not None else [],
         store=StoreStatus(url=plain_url(parts.config.store.url), trouble=parts.journal.trouble),
-        file=reload.report() if reload is not None else None,
+        file=parts.file.report(),
         workers={"count": parts.config.server.workers},
         version=_version(),
         notices=notices(parts.config),
