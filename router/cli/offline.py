@@ -38,18 +38,22 @@ Act = Callable[["Offline", By], Awaitable[Revision]]
 
 
 class Offline:
-    """What a router would be made of, as far as an operation needs it."""
+    """What a router would be made of, as far as an operation needs it.
+
+    `is_repeat`: the change was made already, by a router that went before it had answered.
+    """
 
     def __init__(self, fleet: Fleet, journal: Journal):
         self.fleet = fleet
         self.journal = journal
         self.operations: Operations = operations_on(journal, fleet)
+        self.is_repeat = False
 
     async def check_fit(self, model: str, shares: dict[str, float]) -> None:
         """Probe the backends that are to get more of the model's calls. Raises NotPossible where one is not well."""
         last, live = self.journal.last, self.fleet.models.get(model)
-        if last is None or live is None:
-            return  # which is said by the operation itself
+        if last is None or live is None or self.is_repeat:
+            return  # what is wrong is said by the operation itself
         now = model_of(last.state, model).split
         after = shifted(last.state, model, shares, live.route.backends).models[model].split
         gaining = [name for name, share in after.items() if share > now.get(name, 0.0)]
@@ -82,9 +86,10 @@ def change_on_store(config: Config, change: Change, body: type[Body], act: Act) 
             journal = offline.journal
             before = (await journal.file_changed(desired(config), "the file, read by the command line")).number
             by = By(f"operator: {actor()}", reason, change.key, change.digest)
+            offline.is_repeat = await journal.store.by_key(change.key) is not None
             revision = await act(offline, by)
             document = revision_document(journal.revisions, revision, revision.model or None)
-            changed = revision.number > before
+            changed = revision.number > before or offline.is_repeat
             made = Changed(revision=document, changes=document.changes if changed else [], changed=changed)
             return made.model_dump(mode="json")
 

@@ -80,8 +80,9 @@ def actor() -> str:
 class Remote:
     """The admin API at `url`, with a key ("": none was found; `hint` says where one was looked for)."""
 
-    def __init__(self, url: str, key: str, hint: str):
+    def __init__(self, url: str, key: str, hint: str, timeout_s: float = TIMEOUT_S):
         self.url = url
+        self._timeout_s = timeout_s
         self._key = key
         self._hint = hint
 
@@ -123,7 +124,7 @@ class Remote:
                 return response.status, response.read(MAX_BYTES)
             except TimeoutError as exc:
                 doubt = "; `crossfade history` shows whether it was done" if body else ""
-                raise Refused(f"{self.url} did not answer within {TIMEOUT_S:g} s{doubt}.", "timeout") from exc
+                raise Refused(f"{self.url} did not answer within {self._timeout_s:g} s{doubt}.", "timeout") from exc
             except (OSError, http.client.HTTPException) as exc:
                 raise _Broken from exc
         finally:
@@ -132,7 +133,7 @@ class Remote:
     def _connection(self) -> http.client.HTTPConnection:
         parts = urlsplit(self.url)
         made = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        return made(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
+        return made(parts.hostname or "", parts.port, timeout=self._timeout_s)
 
     def _headers(self) -> dict[str, str]:
         headers = {"accept": "application/json", "x-crossfade-actor": actor().encode("ascii", "replace").decode()}

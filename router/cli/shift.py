@@ -52,6 +52,8 @@ def shift(  # each parameter is a word of the command line
     """Give backends these shares of a model's callers. Raising a share only adds callers to that backend."""
     if (pause and resume) or ((pause or resume) and (shares or over or force or write)):
         raise typer.BadParameter(STAND_ALONE)
+    if not (pause or resume or shares):
+        raise typer.BadParameter("name at least one backend and its share, such as vllm=0.25.")
     if write and over:
         raise typer.BadParameter(NOT_YET)
     with refusals(as_json):
