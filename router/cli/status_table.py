@@ -94,20 +94,10 @@ def _troubles(document: Document) -> Iterator[RenderableType]:
     lines = [(f"draining: {', '.join(document['draining'])}", ODD)] if document["draining"] else []
     if document["store"]["trouble"]:
         lines.append((f"store: {document['store']['trouble']}; nothing can be changed", BAD))
-    lines += [(f"file: {said}", BAD) for said in _of_file(document.get("file"))]
+    file = document["file"] or {"refused": (), "at_next_start": ()}
+    lines += [(f"the file is refused: {said}", BAD) for said in file["refused"]]
+    lines += [(said, ODD) for said in file["at_next_start"]]
     lines += [(said, ODD) for said in document.get("notices", ())]
     if lines:
         yield Text()
     yield from (Text(plain(said), style=style) for said, style in lines)
-
-
-def _of_file(report: Any) -> Iterator[str]:
-    """Why the file as it is now is not in force."""
-    if not isinstance(report, dict):
-        return
-    for key in ("refused", "problems"):
-        found = report.get(key)
-        if isinstance(found, str) and found:
-            yield found
-        elif isinstance(found, list):
-            yield from map(str, found)

@@ -106,6 +106,16 @@ def test_each_replica_is_a_row_with_its_backends_share() -> None:
             "store: the store x is full; nothing can be changed",
             id="a store in trouble",
         ),
+        pytest.param(
+            {"file": {"refused": ["c.yaml:3: models is empty."], "at_next_start": []}},
+            "the file is refused: c.yaml:3: models is empty.",
+            id="a file that is refused",
+        ),
+        pytest.param(
+            {"file": {"refused": [], "at_next_start": ["server.port: takes effect at the next start"]}},
+            "server.port: takes effect at the next start",
+            id="a key that waits for a start",
+        ),
         pytest.param({"draining": ["vllm"]}, "draining: vllm", id="a backend that is draining"),
         pytest.param({"notices": ["all are let in"]}, "all are let in", id="a notice"),
     ],
