@@ -219,21 +219,23 @@ def test_every_metric_that_the_readme_names_is_exposed() -> None:
 
 
 def test_the_codes_of_errors_are_all_documented_and_no_others() -> None:
-    said = {code for row in table(section(HTTP, "## Errors")) for code in re.findall(r"`(\w+)`", row[1])}
+    tables = (section(HTTP, heading) for heading in ("## Errors", "### Errors of the admin API"))
+    said = {code for text in tables for row in table(text) for code in re.findall(r"`(\w+)`", row[1])}
     assert said == {code for text in ROUTER.values() for code in _codes(text)}
 
 
 def _codes(text: str) -> Iterator[str]:
-    """The fourth value of every `Fault(status, message, type, code)`; one that is passed on from elsewhere has no name here."""
+    """The code of every `Fault(status, message, type, code)` and `refused(status, code, …)`; one that is passed on has no name here."""
+    places = {"Fault": 3, "refused": 1}
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Fault":
-            code = node.args[3]
+        if isinstance(node, ast.Call) and (name := getattr(node.func, "id", "")) in places:
+            code = node.args[places[name]]
             if isinstance(code, ast.Constant) and isinstance(code.value, str):
                 yield code.value
 
 
 def test_every_header_of_ours_is_documented_and_no_other() -> None:
-    used = {name for text in ROUTER.values() for name in re.findall(r'b"(x-crossfade-[a-z-]+)"', text)}
+    used = {name for text in ROUTER.values() for name in re.findall(r'"(x-crossfade-[a-z-]+)"', text)}
     assert set(re.findall(r"`(x-crossfade-[a-z-]+)", HTTP)) == used
 
 
