@@ -239,14 +239,10 @@ def _engine(path: Path, mode: str) -> AsyncEngine:
 
 def _as_wal(connection: Any, _record: Any) -> None:
     """Readers never wait for a writer, and what is committed is on the disk, not only on its way to it."""
-    try:
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")
-        cursor.close()
-    except BaseException:
-        connection.close()  # the pool does not: it never had it
-        raise
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
 
 
 def _identity(path: Path) -> Identity:

@@ -55,7 +55,24 @@ def garble_a_revision(path: Path) -> None:
         file.write(b"\x80")
 
 
-DAMAGES = [overwrite_the_header, cut_in_the_middle, garble_a_page_in_the_middle, garble_a_revision]
+def garble_the_index_of_keys(path: Path) -> None:
+    """Which readers of revisions never come to see."""
+    with closing(sqlite3.connect(path)) as connection:
+        name = "sqlite_autoindex_crossfade_revisions_2"
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", [name]).fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(os.urandom(size))
+
+
+DAMAGES = [
+    garble_the_index_of_keys,
+    overwrite_the_header,
+    cut_in_the_middle,
+    garble_a_page_in_the_middle,
+    garble_a_revision,
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
@@ -147,6 +164,23 @@ async def test_an_older_copy_put_in_the_place_of_the_file_gets_what_it_lacks(fil
         with pytest.raises(Lost):
             await store.after(41)
         assert await store.open([*HELD, kept(41)]) == [*HELD, kept(41)]
+
+
+async def test_what_a_process_left_that_died_while_it_made_a_file_is_in_nobodys_way(path: Path) -> None:
+    path.parent.mkdir()
+    for name in ("crossfade.db.new", "crossfade.db.new-wal", "crossfade.db.new-shm"):
+        (path.parent / name).write_bytes(os.urandom(10_000))
+    async with opened(f"sqlite:///{path}", HELD) as store:
+        assert await store.after(0) == HELD
+    assert [left.name for left in path.parent.iterdir()] == ["crossfade.db"]
+
+
+async def test_what_is_committed_is_on_the_disk_and_readers_do_not_wait_for_it(filled: Path) -> None:
+    place = SqliteFile(Store(f"sqlite:///{filled}").url)
+    async with place.engine.connect() as connection:
+        asked = [await connection.exec_driver_sql(f"PRAGMA {name}") for name in ("synchronous", "journal_mode")]
+        assert [each.scalar() for each in asked] == [2, "wal"]
+    await place.close()
 
 
 async def test_many_processes_that_notice_at_once_set_the_file_aside_once(filled: Path) -> None:

@@ -16,6 +16,7 @@ from router.journal.store import Store, StoreFailed
 from tests.postgres import Server
 from tests.router.journal.keeping import kept, opened, said
 
+OTHERS = "datname = current_database() AND pid != pg_backend_pid()"
 pytestmark = pytest.mark.postgres
 
 
@@ -89,6 +90,19 @@ async def test_what_nobody_announced_is_looked_for_after_two_seconds(postgres: S
         began_s = time.monotonic()
         await store.wait()
         assert 1.5 < time.monotonic() - began_s < 3 and len(await store.after(1)) == 1
+
+
+async def test_connections_that_were_cut_while_nobody_used_them_fail_nobody(postgres: Server) -> None:
+    url = postgres.database()
+    async with opened(url) as store:
+        await cut(url)
+        await store.append(kept(1))
+        await cut(url)
+        assert await store.after(0) == [kept(1)]
+
+
+async def cut(url: str) -> None:
+    await said(url, f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {OTHERS}")
 
 
 async def test_two_schemas_of_one_database_are_two_stores(postgres: Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -50,6 +51,7 @@ async def test_of_many_revisions_in_a_row_the_last_is_there_in_the_end(tmp_path:
     for number in range(1, 30):
         everything.append(kept(number))
         sidecar.keep(everything)
+        await asyncio.sleep(0)  # it begins to write
     await sidecar.close()
     assert await sidecar.read() == tuple(everything)
     assert [path.name for path in tmp_path.iterdir()] == ["last.json"]
