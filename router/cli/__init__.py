@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import typer
 
 from router.cli.check import check
@@ -29,5 +32,8 @@ for command in (serve, check, schema, explain, preflight, status, shift, rollbac
 
 
 def main() -> None:
-    """The entry point of the `crossfade` script."""
+    """The entry point of the `crossfade` script. A terminal without a letter for something shows `?` in its place."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     app()

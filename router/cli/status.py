@@ -13,6 +13,7 @@ from router.cli.answers import note, refusals, show_json
 from router.cli.options import ConfigOption, JsonOption, UrlOption, Whom
 
 EVERY_S = 1.0
+PASSING = ("not_reachable", "broken_off", "timeout")  # a router that starts anew does all three
 
 
 def status(
@@ -65,7 +66,7 @@ def _watched(whom: Whom) -> None:
     """Redraw until Ctrl-C; a router that does not answer is waited for. Raises Refused where it will not be told."""
     from rich.text import Text
 
-    from router.cli.remote import NotThere
+    from router.cli.remote import Refused
     from router.cli.status_table import BAD, table
     from router.cli.target import target_of
 
@@ -76,7 +77,9 @@ def _watched(whom: Whom) -> None:
             while True:
                 try:
                     shown = table(target.remote.get("/status"), target.remote.url)
-                except NotThere as gone:
+                except Refused as gone:
+                    if gone.code not in PASSING:
+                        raise
                     shown = Text(str(gone), style=BAD)
                 if console.is_terminal:
                     live.update(shown, refresh=True)

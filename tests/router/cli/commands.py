@@ -21,12 +21,12 @@ KEY = "operator-0123456789-0123456789-0123456789"
 SPLIT = "{a: 0.95, b: 0.05}"
 
 
-def config_text(port: int, folder: Path, urls: Mapping[str, str], model: str = "") -> str:
+def config_text(port: int, store: str, urls: Mapping[str, str], model: str = "") -> str:
     """A file with the model `jane` on these backends, with a comment that must stay."""
     lines = [
         "# Our file.",
         f"server: {{port: {port}, drain_s: 0}}",
-        f"store: {{url: sqlite:///{folder}/crossfade.db}}",
+        f"store: {{url: {store}}}",
         "backends:",
         *(f"  {name}: {{kind: vllm, url: {url}}}" for name, url in urls.items()),
         "models:",
@@ -36,6 +36,11 @@ def config_text(port: int, folder: Path, urls: Mapping[str, str], model: str = "
         *(f"    {line}" for line in model.splitlines()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def beside(folder: Path) -> str:
+    """The store of a file in this folder."""
+    return f"sqlite:///{folder}/crossfade.db"
 
 
 def run(*words: str, env: Mapping[str, str] | None = None) -> Result:
@@ -59,11 +64,12 @@ class Desk:
 
     @property
     def store(self) -> str:
-        return f"sqlite:///{self.file.parent}/crossfade.db"
+        return beside(self.file.parent)
 
     def run(self, *words: str, key: str = KEY) -> Result:
         """The command on this file; blocks, so it is for a router in another process, or none."""
-        return run(*words, "-c", str(self.file), env={"CROSSFADE_ADMIN_KEY": key} if key else None)
+        env = {"XDG_STATE_HOME": str(self.file.parent), "CROSSFADE_ADMIN_KEY": key}
+        return run(*words, "-c", str(self.file), env=env)
 
     async def ask(self, *words: str, key: str = KEY) -> Result:
         """The command, while the router goes on in this loop."""
@@ -76,10 +82,10 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk_beside_a_router(folder: Path, model: str = "") -> AsyncIterator[Desk]:
+async def desk_beside_a_router(folder: Path, model: str = "", store: str = "") -> AsyncIterator[Desk]:
     """A running router with two backends that are well, and its file."""
     async with Upstream(says("from a")) as a, Upstream(says("from b")) as b:
-        text = config_text(8000, folder, {"a": a.url, "b": b.url}, model)
+        text = config_text(8000, store or beside(folder), {"a": a.url, "b": b.url}, model)
         async with running(text, {"CROSSFADE_ADMIN_KEY": KEY}) as router:
             file = folder / "crossfade.yaml"
             file.write_text(text.replace("port: 8000", f"port: {router.port}"))
@@ -90,7 +96,7 @@ def desk_alone(folder: Path, urls: Mapping[str, str] | None = None) -> Desk:
     """A file whose router does not run; nor do its backends, unless named."""
     nowhere = {"a": f"http://127.0.0.1:{free_port()}", "b": f"http://127.0.0.1:{free_port()}"}
     file = folder / "crossfade.yaml"
-    file.write_text(config_text(free_port(), folder, urls or nowhere))
+    file.write_text(config_text(free_port(), beside(folder), urls or nowhere))
     return Desk(file)
 
 

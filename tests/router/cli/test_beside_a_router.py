@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -56,6 +58,12 @@ async def test_a_backend_is_drained_and_comes_back(desk: Desk) -> None:
     assert desk.router is not None
     assert (await desk.router.chat()).headers["x-crossfade-backend"] == "b"
     assert (await desk.ask("undrain", "a")).stdout == "a: takes calls again\nrevision 3\n"
+
+
+async def test_one_replica_is_drained_by_its_url(desk: Desk) -> None:
+    url = document(await desk.ask("status", "--json"))["models"]["jane"]["backends"]["a"]["replicas"][0]["url"]
+    assert (await desk.ask("drain", f"a/{url}")).stdout == f"a/{url}: takes no new calls\nrevision 2\n"
+    assert "draining" in (await desk.ask("status")).stdout.splitlines()[4]
 
 
 async def test_a_ramp_is_paused_and_goes_on(desk: Desk) -> None:
@@ -119,6 +127,27 @@ async def test_a_key_that_no_header_can_carry_is_not_sent(desk: Desk) -> None:
     result = await asyncio.to_thread(run, "history", "jane", "--url", desk.url, env=env)
     assert result.exit_code == 1
     assert result.stderr.startswith("The admin key holds what no header may carry; ")
+
+
+async def test_a_kept_key_that_is_none_is_said_to_be_none(desk: Desk) -> None:
+    kept = desk.file.parent / "crossfade.db.admin-key"
+    kept.write_text("short\n")
+    result = await desk.ask("history", "jane", key="")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.endswith(f"Bearer KEY. {kept} holds no key; remove it, and the next start makes one.\n")
+
+
+async def test_a_reason_is_shown_as_far_as_the_terminal_has_letters_for_it(desk: Desk) -> None:
+    await desk.ask("shift", "jane", "b=0.25", "--reason", "für heute → 25")
+    env = {**os.environ, "PYTHONIOENCODING": "latin-1", "CROSSFADE_ADMIN_KEY": KEY}
+    command = (sys.executable, "-c", "from router.cli import main; main()")
+    for words in (("history", "jane"), ("status",), ("check", "--against", desk.url)):
+        process = await asyncio.create_subprocess_exec(
+            *command, *words, "-c", str(desk.file), env=env, stdout=-1, stderr=-1
+        )
+        said, errors = await process.communicate()
+        assert (process.returncode, errors) == (0, b"")
+        assert words[0] != "history" or "für heute ? 25" in said.decode("latin-1")
 
 
 async def test_an_address_is_enough_with_the_key_in_the_environment(desk: Desk) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.router.cli.commands import Desk, desk_alone, document, run
-from tests.serving import RunningRouter
+from tests.router.cli.commands import Desk, desk_alone, desk_beside_a_router, document, run
+from tests.serving import RunningRouter, free_port
 from tests.upstream import Upstream, says
 
 MOVED = "jane: a 95 % -> 75 %, b 5 % -> 25 %; about 20 % of callers move, none back\n"
@@ -151,6 +151,30 @@ def test_a_store_that_cannot_be_used_is_one_sentence(desk: Desk) -> None:
 def test_only_an_address_leaves_no_store_to_use(desk: Desk) -> None:
     result = run("shift", "jane", "b=1", "--reason", "r", "--url", desk.url)
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"{desk.gone}.\n")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("sqlite", id="another on the same SQLite file"),
+        pytest.param("postgresql", marks=pytest.mark.postgres, id="another on the same PostgreSQL"),
+    ],
+)
+async def test_other_routers_on_the_store_follow_at_once(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    store = request.getfixturevalue("postgres").database() if kind == "postgresql" else ""
+    async with desk_beside_a_router(tmp_path, store=store) as desk:
+        assert desk.router is not None
+        text = desk.file.read_text().replace(f"port: {desk.router.port}", f"port: {free_port()}")
+        desk.file.write_text(text.replace("//crossfade@", "//crossfade:s3cret@"))
+        result = await Desk(desk.file).ask("shift", "jane", "b=0.25", "--reason", "canary")
+        async with asyncio.timeout(2):
+            while (await desk.router.chat()).headers["x-crossfade-revision"] != "2":
+                await asyncio.sleep(0.01)
+    assert (result.exit_code, result.stdout) == (0, f"{MOVED}revision 2\n")
+    if kind == "postgresql":
+        assert result.stderr.endswith(": routers that share it follow at once.\n") and "s3cret" not in result.stderr
 
 
 async def test_a_router_that_starts_goes_on_from_what_was_done_without_it(tmp_path: Path) -> None:
