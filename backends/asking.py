@@ -60,17 +60,32 @@ def effort_clamped(fields: Fields) -> Changes:
     return {} if nearest is None else {"reasoning_effort": nearest}
 
 
+_LIKELIEST = raw(1e-6)  # however many tokens share it, no mass is smaller than the first one's
+
+
+def top_p_above_0(fields: Fields) -> Changes:
+    """0, which means the likeliest token alone, as a mass so small that it holds no other: vLLM refuses the 0."""
+    return {"top_p": _LIKELIEST} if _read(fields["top_p"], float) == 0 else {}
+
+
 class _Form(msgspec.Struct):
     type: str = ""
+    schema: msgspec.Raw = msgspec.Raw()
 
 
 _ANY_OBJECT = raw({"type": "json_schema", "json_schema": {"name": "json_object", "schema": {"type": "object"}}})
 
 
 def json_mode_by_schema(fields: Fields) -> Changes:
-    """JSON mode as a schema that allows any object, for LM Studio, which knows only schemas (its issue 189)."""
+    """JSON mode as a schema, its own (in llama.cpp's form) or one for any object: LM Studio knows only schemas (its issue 189)."""
     form = _read(fields["response_format"], _Form)
-    return {"response_format": _ANY_OBJECT} if form is not None and form.type == "json_object" else {}
+    if form is None or form.type != "json_object":
+        return {}
+    if bytes(memoryview(form.schema)[:1]) != b"{":
+        return {"response_format": _ANY_OBJECT}
+    return {
+        "response_format": raw({"type": "json_schema", "json_schema": {"name": "json_object", "schema": form.schema}})
+    }
 
 
 _ONE = raw(1)

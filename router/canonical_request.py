@@ -6,7 +6,7 @@ A rule is looked up only for a field that is there: it says whether the field is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -54,10 +54,12 @@ class _PlainTurn(msgspec.Struct, gc=False):
 
     role: Literal["system", "user", "assistant", "tool", "function"]
     tool_calls: None = None
+    content: msgspec.Raw = msgspec.Raw()
 
 
 class _Turn(msgspec.Struct, gc=False):
     role: Literal["system", "user", "assistant", "tool", "function", "developer"]
+    content: msgspec.Raw = msgspec.Raw()
 
 
 class _AnyTurn(msgspec.Struct):
@@ -69,28 +71,37 @@ _TURNS = msgspec.json.Decoder(list[_Turn])
 _PIECES = msgspec.json.Decoder(list[msgspec.Raw])
 _ANY_TURN = msgspec.json.Decoder(_AnyTurn)
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-# How a message begins that its writer has put the role first in, one each for the roles of a plain conversation, all as long; with what
-# stands before the first one, and before one that follows another message.
-_PLAIN_TURNS_OPEN = (b'{"role":"user","cont', b'{"role":"system","co', b'{"role":"assistant",')
-LEAD_BYTES, OPENING_BYTES = 2, 22
-PLAIN_OPENINGS = frozenset(
-    lead + opening for lead in (b":[", b"},") for opening in _PLAIN_TURNS_OPEN
-) | {b'":{"include_usage":tru'}  # fmt: skip
+# How a message begins that its writer has put the role first in, and a user's text behind it; with what stands before the first one, and
+# before one that follows another message.
+_PLAIN_TURNS_OPEN = (b'{"role":"user","content":"', b'{"role":"system","co', b'{"role":"assistant",')
+LEAD_BYTES = 2
+PLAIN_OPENINGS = (
+    *(lead + opening for opening in _PLAIN_TURNS_OPEN for lead in (b":[", b"},")),
+    b'":{"include_usage":tru',
+)
 PLAIN_END = b"}]"  # of the last message, and the list
 
 
 def has_odd_turns(messages: msgspec.Raw) -> bool:
     """Whether a conversation has a turn that a dialect may have to change: of a developer, or with tool calls. Raises BadCall."""
     try:
-        _PLAIN_TURNS.decode(messages)
+        _check_users(_PLAIN_TURNS.decode(messages))
         return False
     except MALFORMED:
         pass
     try:
-        _TURNS.decode(messages)
+        _check_users(_TURNS.decode(messages))
     except MALFORMED as exc:
         raise _bad_turn(messages) from exc
     return True
+
+
+def _check_users(turns: Sequence[_PlainTurn | _Turn]) -> None:
+    """llama-server answers a user's null as if it were a text (seen); OpenAI refuses it."""
+    for index, turn in enumerate(turns):
+        if turn.role == "user" and bytes(memoryview(turn.content)[:4]) == b"null":
+            place = f"messages[{index}].content"
+            raise BadCall(f"{place} must be a string or a list of parts", param=place)
 
 
 def _bad_turn(messages: msgspec.Raw) -> BadCall:
@@ -142,6 +153,43 @@ def _older_limit(fields: Fields, name: str) -> bool:
     if not is_sent or newer not in fields:
         return is_sent
     return bytes(fields[newer]) == b"null" or not _token_limit(fields, newer)
+
+
+def _within(low: float, high: float) -> Rule:
+    """A number that OpenAI and vLLM bound and llama-server does not (seen); null says nothing."""
+
+    def rule(fields: Fields, name: str) -> bool:
+        number = _decoded(fields[name], _NUMBER, name, "a number")
+        if number is not None and not low <= number <= high:
+            raise BadCall(f"{name} must be between {low:g} and {high:g}", param=name)
+        return True
+
+    return rule
+
+
+def _choices(fields: Fields, name: str) -> bool:
+    number = _decoded(fields[name], _WHOLE, name, "a whole number")
+    if number is not None and number < 1:
+        raise BadCall(f"{name} must be at least 1", param=name)
+    return True
+
+
+def _prompt(fields: Fields, name: str) -> bool:
+    """An empty one is nothing to go on from: llama-server answers it with nothing, vLLM with a 400."""
+    if bytes(memoryview(fields[name])[:4]) in (b'""', b"null", b"[]", b'[""]'):
+        raise BadCall(f"{name} must not be empty", param=name)
+    return True
+
+
+def _suffix(fields: Fields, name: str) -> bool:
+    """An empty one says nothing, and vLLM refuses it all the same."""
+    return bool(_decoded(fields[name], _TEXT, name, "a string"))
+
+
+def _format(fields: Fields, name: str) -> bool:
+    """llama-server takes a form in one word for none at all (seen), vLLM refuses it; which types there are is theirs to judge."""
+    _decoded(fields[name], _FORMAT, name, "an object with a type")
+    return True
 
 
 def _stop(fields: Fields, name: str) -> bool:
@@ -215,6 +263,10 @@ def _has_tools(fields: Fields) -> bool:
     return is_filled(fields.get("tools"))
 
 
+class _Format(msgspec.Struct):
+    type: str
+
+
 class _Function(msgspec.Struct):
     name: str = ""
 
@@ -232,8 +284,10 @@ def _names(tools: msgspec.Raw) -> list[str]:
 
 
 _NUMBER = msgspec.json.Decoder(int | float | None)
+_WHOLE = msgspec.json.Decoder(int | None)
 _TEXT = msgspec.json.Decoder(str | None)
 _FLAG = msgspec.json.Decoder(bool | None)
+_FORMAT = msgspec.json.Decoder(_Format | None)
 _STOP = msgspec.json.Decoder(list[str] | str | None)
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
 _ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Any)
@@ -264,7 +318,15 @@ def opening_of(value: msgspec.Raw) -> bytes:
 
 
 _STEERED: dict[str, Rule] = dict.fromkeys(STEERING, _never)
-_WRITING: dict[str, Rule] = _STEERED | {"stop": _stop, "stream_options": _stream_options}
+_SAMPLED: dict[str, Rule] = _STEERED | {"temperature": _within(0, 2), "top_p": _within(0, 1)}
+_WRITING: dict[str, Rule] = _SAMPLED | {
+    "frequency_penalty": _within(-2, 2),
+    "presence_penalty": _within(-2, 2),
+    "n": _choices,
+    "response_format": _format,
+    "stop": _stop,
+    "stream_options": _stream_options,
+}
 _RULES: dict[str, dict[str, Rule]] = {
     "chat": _WRITING
     | {
@@ -277,8 +339,8 @@ _RULES: dict[str, dict[str, Rule]] = {
         "continue_final_message": _closed,
         "add_generation_prompt": _closed,
     },
-    "completions": _WRITING | {"max_tokens": _prompt_limit},
-    "responses": _STEERED | {"tools": _offered("responses")},
-    "messages": _STEERED | {"tools": _offered("messages")},
+    "completions": _WRITING | {"max_tokens": _prompt_limit, "best_of": _choices, "prompt": _prompt, "suffix": _suffix},
+    "responses": _SAMPLED | {"tools": _offered("responses")},
+    "messages": _SAMPLED | {"tools": _offered("messages")},
     "count_tokens": _STEERED | {"tools": _offered("messages")},
 }

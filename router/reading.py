@@ -20,7 +20,6 @@ from backends.http1 import Pieces
 from router.bad_call import BadCall
 from router.canonical_request import (
     LEAD_BYTES,
-    OPENING_BYTES,
     PLAIN_END,
     PLAIN_OPENINGS,
     Fields,
@@ -216,7 +215,7 @@ def _objects_in(body: bytes) -> tuple[int, bool]:
         position = body.find(b"{", position + 1)
         if position < 0:
             return count, is_plain
-        is_plain = is_plain and body[position - LEAD_BYTES : position - LEAD_BYTES + OPENING_BYTES] in PLAIN_OPENINGS
+        is_plain = is_plain and body.startswith(PLAIN_OPENINGS, position - LEAD_BYTES)
     return MAX_DEPTH + 1, False
 
 

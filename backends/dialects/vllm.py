@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backends.asking import effort_clamped, renamed
+from backends.asking import effort_clamped, renamed, top_p_above_0
 from backends.dialects.abilities import told_by_vllm
 from backends.dialects.dialect import MEDIA, Dialect
 from backends.dialects.lists import says_no_error, served_by_vllm
@@ -22,5 +22,6 @@ VLLM = Dialect(
     asks={
         "repeat_penalty": renamed("repeat_penalty", "repetition_penalty"),
         "reasoning_effort": effort_clamped,
+        "top_p": top_p_above_0,
     },
 )

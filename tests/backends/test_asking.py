@@ -50,6 +50,19 @@ def sent(kind: str, fields: dict[str, Any], of: str = "chat", **more: Any) -> di
 
 BY_FIELD: list[tuple[str, dict[str, Any], dict[str, dict[str, Any]]]] = [
     ("37: JSON mode", {"response_format": {"type": "json_object"}}, {"lmstudio": {"response_format": ANY_OBJECT}}),
+    (
+        "37: JSON mode with a schema",
+        {"response_format": {"type": "json_object", "schema": {"type": "object", "required": ["a"]}}},
+        {
+            "lmstudio": {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "json_object", "schema": {"type": "object", "required": ["a"]}},
+                }
+            }
+        },
+    ),
+    ("the likeliest token alone", {"top_p": 0}, {"vllm": {"top_p": 1e-6}}),
     ("37: a schema", {"response_format": SCHEMA}, {}),
     ("37: no form", {"response_format": None}, {}),
     (

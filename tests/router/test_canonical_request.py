@@ -84,6 +84,9 @@ def test_what_would_mean_nothing_is_left_out(fields: dict[str, Any], rest: dict[
 KEPT: list[tuple[str, str, dict[str, Any]]] = [
     ("limits", "chat", {"max_tokens": 1, "stop": ["a", "b", "c", "d"], "reasoning_effort": "max"}),
     ("limits that are null", "chat", {"max_tokens": None, "stop": None, "reasoning_effort": None}),
+    ("bounds", "chat", {"temperature": 2, "top_p": 0, "frequency_penalty": -2, "presence_penalty": 2.0, "n": 1}),
+    ("values that are null", "chat", {"temperature": None, "top_p": None, "n": None, "response_format": None}),
+    ("the best of two, before a suffix", "completions", {"best_of": 2, "suffix": "!"}),
     ("a whole number with a point", "chat", {"max_tokens": 5.0}),
     ("one stop string", "completions", {"stop": "a", "max_tokens": 7}),
     ("tools and how to choose", "chat", {"tools": [TOOL], "tool_choice": NAMED, "parallel_tool_calls": False}),
@@ -158,6 +161,36 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
         "not among the tools",
     ),
     ("tools of another form beside a named one", {"tools": ["x"], "tool_choice": NAMED}, "tools[0]", "an object"),
+    ("too hot", {"temperature": 3}, "temperature", "between 0 and 2"),
+    ("below nothing", {"temperature": -0.1}, "temperature", "between 0 and 2"),
+    ("heat in words", {"temperature": "x"}, "temperature", "a number"),
+    ("more than all", {"top_p": 1.5}, "top_p", "between 0 and 1"),
+    ("less than none", {"top_p": -0.1}, "top_p", "between 0 and 1"),
+    ("too much of a penalty", {"frequency_penalty": 3}, "frequency_penalty", "between -2 and 2"),
+    ("too much of a reward", {"presence_penalty": -3}, "presence_penalty", "between -2 and 2"),
+    ("no choice", {"n": 0}, "n", "at least 1"),
+    ("fewer choices than none", {"n": -1}, "n", "at least 1"),
+    ("choices in words", {"n": "2"}, "n", "a whole number"),
+    ("a form in one word", {"response_format": "json"}, "response_format", "an object with a type"),
+    ("a form without a type", {"response_format": {}}, "response_format", "an object with a type"),
+    (
+        "a user's null",
+        {"messages": [USER, {"role": "user", "content": None}]},
+        "messages[1].content",
+        "a string or a list",
+    ),
+    (
+        "a user's null after much",
+        {"messages": [LONG, {"role": "user", "content": None}]},
+        "messages[1].content",
+        "a string or a list",
+    ),
+    (
+        "a user's null beside a developer",
+        {"messages": [{"role": "developer", "content": "x"}, {"role": "user", "content": None}]},
+        "messages[1].content",
+        "a string or a list",
+    ),
     ("50: a message left open", {"continue_final_message": True}, "continue_final_message", "not supported"),
     ("50: no new turn", {"add_generation_prompt": False}, "add_generation_prompt", "not supported"),
     ("50: a flag in words", {"continue_final_message": "yes"}, "continue_final_message", "true or false"),
@@ -169,6 +202,23 @@ def test_what_backends_disagree_on_is_refused(fields: dict[str, Any], param: str
     with pytest.raises(BadCall, match=words) as raised:
         read(**fields)
     assert raised.value.param == param
+
+
+@pytest.mark.parametrize("prompt", ["", None, [], [""]])
+def test_an_empty_prompt_is_refused(prompt: Any) -> None:
+    with pytest.raises(BadCall, match="must not be empty") as raised:
+        read("completions", prompt=prompt)
+    assert raised.value.param == "prompt"
+
+
+def test_an_empty_suffix_is_left_out() -> None:
+    assert kept(read("completions", suffix="", seed=1)) == {"seed": 1}
+
+
+@pytest.mark.parametrize("kind", ["responses", "messages"])
+def test_other_apis_have_the_same_bounds(kind: str) -> None:
+    with pytest.raises(BadCall, match="between 0 and 2"):
+        read(kind, messages=[USER], input="x", max_tokens=5, temperature=3)
 
 
 @pytest.mark.parametrize("echo", [False, None, 1], ids=["off", "null", "no flag"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from policies.facts import NO_NEEDS
 from router.needs import needs_of
-from router.reading import read_body
+from router.reading import BadCall, read_body
 from tests.offered import A_TOOL
 
 TEXT = {"type": "text", "text": "look"}
@@ -29,8 +29,7 @@ NEEDS: list[tuple[str, str, dict[str, Any], str]] = [
     ("a plain call", "chat", chat("hi"), ""),
     ("several choices", "chat", chat("hi", n=2), "n"),
     ("one choice, said so", "chat", chat("hi", n=1), ""),
-    ("a number of choices that is none", "chat", chat("hi", n="2"), ""),
-    ("true is no number", "chat", chat("hi", n=True), ""),
+    ("true is no number", "chat", chat("hi", top_logprobs=True), ""),
     ("the best of several", "completions", {"prompt": "hi", "best_of": 3}, "best_of"),
     ("the best two of several", "completions", {"prompt": "hi", "best_of": 3, "n": 2}, "best_of n"),
     ("all of several", "completions", {"prompt": "hi", "best_of": 3, "n": 3}, "n"),
@@ -125,4 +124,8 @@ JSON = st.recursive(
 def test_nothing_that_a_client_writes_raises(messages: list[Any], n: Any, logprobs: Any) -> None:
     turns = [{"role": "user", "content": message} for message in messages]
     fields = {"model": "jane", "messages": turns, "n": n, "logprobs": logprobs, "modalities": n, "top_logprobs": n}
-    needs_of("chat", read_body("chat", json.dumps(fields).encode()))
+    try:
+        body = read_body("chat", json.dumps(fields).encode())
+    except BadCall:
+        return  # refused before its needs are looked for
+    needs_of("chat", body)
