@@ -122,8 +122,8 @@ def test_a_missing_api_changes_the_snapshot_and_is_forgotten_by_the_next_call_th
     fleet = fleet_of()
     model = fleet.models["jane"]
     well = model.snapshot(100.0)
-    model.lacks_api(model.bindings["a"], "embeddings", 100.0)
-    model.lacks_api(model.bindings["a"], "embeddings", 110.0)
+    model.misses(model.bindings["a"], "embeddings", 100.0, "it has no such route")
+    model.misses(model.bindings["a"], "embeddings", 110.0, "it has no such route")
     for now_s in (110.0, 110.0 + MISSING_S - 1):
         assert model.snapshot(now_s).views["a"].missing == {"embeddings"}, "the second meeting counts"
         assert not model.snapshot(now_s).views["b"].missing

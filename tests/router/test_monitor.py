@@ -240,7 +240,7 @@ async def test_what_an_answer_showed_is_forgotten_where_the_server_was_away() ->
     async with Upstream(says("x")) as a, Upstream(says("x")) as b, watched(a, b) as watch:
         model = watch.fleet.models["jane"]
         await watch.rounds(1)
-        model.lacks_api(model.bindings["a"], "embeddings", 1.0)
+        model.misses(model.bindings["a"], "embeddings", 1.0, "it has no such route")
         await watch.rounds()
         assert model.snapshot(2.0).views["a"].missing == {"embeddings"}
         a.is_well = False

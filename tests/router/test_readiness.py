@@ -56,8 +56,11 @@ def test_the_report_says_what_each_backend_can_and_who_says_so() -> None:
     fleet = build_fleet(loads(config, {}).config, {}, random.Random())
     jane = fleet.models["jane"]
     jane.bindings["b"].abilities.heard(0, Abilities({"embeddings": False}, 4096))
-    jane.lacks_api(jane.bindings["b"], "responses", 1.0)
-    unseen = {name: {"can": False, "from": "dialect"} for name in ("audio", "files", "video")}
+    jane.misses(jane.bindings["b"], "responses", 1.0, "it has no such route")
+    unseen = {
+        name: {"can": False, "from": "dialect"}
+        for name in ("audio", "best_of", "files", "functions", "suffix", "video")
+    }
     report = readiness(fleet).as_json()["capabilities"]
     assert report["jane"] == {
         "a": unseen
