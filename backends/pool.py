@@ -58,6 +58,7 @@ class Pool:
         self._addresses = Addresses(origin.host, origin.port)
         self._idle_s = idle_s
         self._idle: list[Connection] = []
+        self._max_idle = MAX_IDLE
         self._sweep: asyncio.TimerHandle | None = None
 
     @property
@@ -95,7 +96,7 @@ class Pool:
 
     def give(self, connection: Connection, now_s: float) -> None:
         """Put a connection back after its exchange ended; one that may not be used again is closed."""
-        if not connection.is_idle or len(self._idle) >= MAX_IDLE:
+        if not connection.is_idle or len(self._idle) >= self._max_idle:
             connection.close()
             return
         connection.idle_since_s = now_s
@@ -110,6 +111,11 @@ class Pool:
             self._sweep = None
         while self._idle:
             self._idle.pop().close()
+
+    def retire(self) -> None:
+        """Close what is idle, and whatever is given back from now on: the replica is gone, but for the exchanges that still run."""
+        self._max_idle = 0
+        self.close()
 
     def _expire(self) -> None:
         loop = asyncio.get_running_loop()

@@ -159,6 +159,18 @@ class ReplicaHealth:
         self._tripped_at_s: float | None = None  # since when it is out for its failures, None where it is not
         self._clear_votes()
 
+    def follow(self, rules: EjectionRules) -> None:
+        """Go by these rules from now on. It stands where it stands; a window of another length begins empty."""
+        if rules == self._rules:
+            return
+        if rules.window_s != self._rules.window_s:
+            self._calls = [0] * _SLICES
+            self._failures = [0] * _SLICES
+            self._votes = [Tally() for _ in range(_SLICES)]
+            self._slice_ends_s = float("-inf")
+        self._rules = rules
+        self._most_votes = most_votes(rules.consecutive_failures)
+
     @property
     def is_held_out(self) -> bool:
         """Whether only `let_go` brings it back."""

@@ -48,6 +48,11 @@ class Line(Generic[T]):
         self._lacked_room_s = [_NEVER_S for _ in Priority]
         self._stands_since_s = [_NEVER_S for _ in Priority]
 
+    def requeue(self, queue_size: int, queue_wait_s: float) -> None:
+        """Change how many may wait, and how long; who waits already stays."""
+        self._queue_size = queue_size
+        self._queue_wait_s = queue_wait_s
+
     def try_enter(self) -> bool:
         """Go in if there is room and nobody else wants it; only for the best class. On False, ask `enters`."""
         if self.inside < self.limit and not self.is_timed:

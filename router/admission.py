@@ -13,6 +13,7 @@ from typing import Any
 from policies.admission import BY_LABEL, Priority, lowered
 from router.client import Client
 from router.clients import ANYONE, Caller
+from router.config import ClientKeys
 from router.faults import OUT_OF_MEMORY_S, CallFailed, Fault, overloaded, unsupported
 from router.gate import Gate
 
@@ -39,12 +40,13 @@ NOBODY = frozenset[bytes]()
 class Keys:
     """Clients' keys, known only as SHA-256 digests, so that comparing them takes the same time whatever they share.
 
-    `callers`: those that are not like everybody.
+    `callers`: those that are not like everybody, also by their `groups`.
     """
 
     known: frozenset[bytes] = NOBODY
     may_pin: frozenset[bytes] = NOBODY
     callers: Mapping[bytes, Caller] = field(default_factory=dict)
+    groups: Mapping[ClientKeys, Caller] = field(default_factory=dict)
 
 
 def digest(key: str | bytes) -> bytes:
@@ -57,14 +59,18 @@ class Admission:
 
     def __init__(self, keys: Keys, networks: tuple[IPv4Network | IPv6Network, ...], gate: Gate, max_body_bytes: int):
         self.gate = gate
-        self._keys = keys
+        self._held_bytes = 0
+        self.follow(keys, networks, max_body_bytes)
+
+    def follow(self, keys: Keys, networks: tuple[IPv4Network | IPv6Network, ...], max_body_bytes: int) -> None:
+        """Let in by these from now on; who is in stays."""
+        self.keys = keys
         self._networks = networks
         self._max_body_bytes = max_body_bytes
-        self._held_bytes = 0
 
     def check_key(self, headers: dict[bytes, bytes], client: tuple[str, int] | None) -> Caller:
         """Who calls. Raises CallFailed (401) where a key is needed and not given."""
-        keys = self._keys
+        keys = self.keys
         if not keys.known:
             return ANYONE
         digest = _digest_of(headers)
@@ -76,7 +82,7 @@ class Admission:
 
     def knows(self, digest: bytes) -> bool:
         """Whether the key with this digest is a client's."""
-        return digest in self._keys.known
+        return digest in self.keys.known
 
     def _is_allowed(self, address: str) -> bool:
         ip = ip_address(address)
@@ -141,7 +147,7 @@ class Admission:
         raw = headers.get(b"x-crossfade-backend")
         if raw is None:
             return None
-        if _digest_of(headers) not in self._keys.may_pin:
+        if _digest_of(headers) not in self.keys.may_pin:
             raise CallFailed(
                 Fault(403, "This key may not choose a backend.", "invalid_request_error", "pin_not_allowed")
             )

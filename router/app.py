@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Response
@@ -16,7 +17,7 @@ from router.admin.keys import AdminKeys
 from router.admin.listener import PATHS, AdminOnly, own_listener
 from router.building import build_admission, build_fleet
 from router.config import Config
-from router.doors import Doors, Hosts
+from router.doors import Doors, Hosts, accepted_hosts
 from router.endpoints import Endpoint, NothingHere
 from router.journal.store import StoreFailed
 from router.metrics import Metrics
@@ -27,6 +28,7 @@ from router.paths import Table, endpoints
 from router.ramps import drive
 from router.readiness import readiness
 from router.record import Recorder
+from router.reload import Reload
 from router.routing import desired
 from router.skills import learn
 from router.team import ALONE, Alone
@@ -43,12 +45,18 @@ class Application(FastAPI):
         super().__init__(docs_url=None, redoc_url=None, openapi_url=None, **options)
         self.parts = parts
         self.doors = parts.doors
-        self.raw_endpoints: Mapping[bytes, Endpoint] = {path.encode(): each for path, each in raw.exact.items()}
-        self._below = [(prefix.encode(), endpoint) for prefix, endpoint in raw.below.items()]
+        self.raw_endpoints: dict[bytes, Endpoint] = {}  # connections hold it: it is changed in place
+        self.serve_at(raw)
         self._elsewhere = elsewhere
         admin = build_admin(parts)
         self.admin_only = AdminOnly(admin, NothingHere(parts.fleet, ()))
         self._admin = admin if own_listener(parts.config.server) is None else elsewhere
+
+    def serve_at(self, raw: Table) -> None:
+        """Serve these paths from now on."""
+        self.raw_endpoints.clear()
+        self.raw_endpoints.update({path.encode(): each for path, each in raw.exact.items()})
+        self._below = [(prefix.encode(), endpoint) for prefix, endpoint in raw.below.items()]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One ASGI conversation."""
@@ -72,15 +80,29 @@ class Application(FastAPI):
 FASTAPI_PATHS = frozenset({b"/health/live", b"/health/ready", b"/metrics"})
 
 
-def build_app(config: Config, env: Mapping[str, str], team: Alone = ALONE) -> Application:
-    """The whole router for one configuration; `env` holds the keys that the configuration names, `team` the other workers."""
+def build_app(config: Config, env: Mapping[str, str], team: Alone = ALONE, file: Path | None = None) -> Application:
+    """The whole router for one configuration; `env` holds the keys that the configuration names, `team` the other workers.
+
+    `file`: where the configuration comes from; its changes are followed.
+    """
     parts = _parts(config, env, team)
-    raw = endpoints(parts.fleet, parts.admission, parts.recorder, parts.owners, config.server.pass_paths)
+    monitor = Monitor(parts.fleet)
+    reload = Reload(file, parts, team.limits, monitor)
     app = Application(
-        raw, NothingHere(parts.fleet, FASTAPI_PATHS), parts, title="Crossfade", lifespan=_lifespan(parts, team)
+        _table(parts),
+        NothingHere(parts.fleet, FASTAPI_PATHS),
+        parts,
+        title="Crossfade",
+        lifespan=_lifespan(parts, team, monitor, reload),
     )
+    reload.on_taken = lambda: app.serve_at(_table(parts))
+    app.state.reload = reload
     _add_routes(app, parts, team)
     return app
+
+
+def _table(parts: Parts) -> Table:
+    return endpoints(parts.fleet, parts.admission, parts.recorder, parts.owners, parts.config.server.pass_paths)
 
 
 def _parts(config: Config, env: Mapping[str, str], team: Alone) -> Parts:
@@ -95,7 +117,7 @@ def _parts(config: Config, env: Mapping[str, str], team: Alone) -> Parts:
         fleet=fleet,
         metrics=metrics,
         recorder=recorder,
-        doors=Doors(Hosts((*config.server.hosts, config.server.host)), recorder.turned_away),
+        doors=Doors(Hosts(accepted_hosts(config.server)), Hosts(config.server.hosts), recorder.turned_away),
         admission=build_admission(config.server, env, team.limits),
         owners=Owners(env.get(config.server.admin.key_env, ""), fleet.models),
         admin_keys=AdminKeys(config, env),
@@ -104,7 +126,7 @@ def _parts(config: Config, env: Mapping[str, str], team: Alone) -> Parts:
     )
 
 
-def _lifespan(parts: Parts, team: Alone) -> Any:
+def _lifespan(parts: Parts, team: Alone, monitor: Monitor, reload: Reload) -> Any:
     fleet, journal = parts.fleet, parts.journal
 
     @asynccontextmanager
@@ -116,11 +138,12 @@ def _lifespan(parts: Parts, team: Alone) -> Any:
         with suppress(StoreFailed):  # it is in the log, and the file counts until the store can be used
             await journal.file_changed(desired(parts.config), "the start of the router")
         tasks = (
-            asyncio.create_task(Monitor(fleet).run()),
+            asyncio.create_task(monitor.run()),
             asyncio.create_task(learn(fleet)),  # nobody waits for it: what is not known yet is asked in need
             asyncio.create_task(parts.metrics.lag.watch()),
             asyncio.create_task(journal.run()),
             asyncio.create_task(drive(parts.operations, fleet)),
+            asyncio.create_task(reload.run()),
         )
         try:
             async with team.joined(parts.families):
@@ -147,7 +170,7 @@ def _add_routes(app: Application, parts: Parts, team: Alone) -> None:
 
     @app.api_route("/health/ready", methods=["GET", "HEAD"])
     async def ready() -> JSONResponse:
-        report = readiness(parts.fleet, is_stopping=app.doors.are_closing)
+        report = readiness(parts.fleet, parts.file.plain(), is_stopping=app.doors.are_closing)
         return JSONResponse(report.as_json(), status_code=200 if report.is_ready else 503)
 
     @app.api_route("/metrics", methods=["GET", "HEAD"])

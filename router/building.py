@@ -6,7 +6,7 @@ import random
 import ssl
 import time
 from collections.abc import Mapping
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import msgspec
 
@@ -43,31 +43,41 @@ FIRST_REVISION = 1
 def build_fleet(config: Config, env: Mapping[str, str], rng: random.Random, limits: Limits = OWN) -> Fleet:
     """Everything behind the router, in its state before the first call."""
     backends = {
-        name: _backend(name, config, env, rng, limits)
+        name: build_backend(name, config, env, rng, limits)
         for name, backend in config.backends.items()
         if backend.kind in DIALECTS
     }
     schemas = Schemas()
-    models = {name: _model(name, config, backends, schemas) for name in config.models}
+    models = {name: build_model(name, config, backends, schemas) for name in config.models}
     return Fleet(backends, models, FIRST_REVISION, rng, config.server.pass_paths)
 
 
 def build_admission(server: Server, env: Mapping[str, str], limits: Limits = OWN) -> Admission:
     """The door: keys from the environment, networks, the limit of concurrent calls."""
+    gate = limits.gate("of the router", server.max_in_flight, server.queue_size, server.queue_wait_s)
+    return Admission(build_keys(server, env, limits), build_networks(server), gate, server.max_body_bytes)
+
+
+def build_keys(server: Server, env: Mapping[str, str], limits: Limits, before: Keys | None = None) -> Keys:
+    """The clients' keys; groups that were the same `before` go on with what they have running and have begun."""
     known = set(_digests(env, server.keys_env))
     may_pin: set[bytes] = set()
     callers: dict[bytes, Caller] = {}
-    for group in server.clients:
+    kept = before.groups if before is not None else {}
+    groups = {group: kept.get(group) or _caller(group, limits) for group in server.clients}
+    for group, caller in groups.items():
         digests = _digests(env, group.key_env)
         known |= digests
         if group.may_pin:
             may_pin |= digests
-        caller = _caller(group, limits)
         for each in digests:
             callers.setdefault(each, caller)  # a key of two groups belongs to the first
-    gate = limits.gate("of the router", server.max_in_flight, server.queue_size, server.queue_wait_s)
-    networks = tuple(ip_network(network, strict=False) for network in server.allow_from)
-    return Admission(Keys(frozenset(known), frozenset(may_pin), callers), networks, gate, server.max_body_bytes)
+    return Keys(frozenset(known), frozenset(may_pin), callers, groups)
+
+
+def build_networks(server: Server) -> tuple[IPv4Network | IPv6Network, ...]:
+    """The networks whose clients need no key."""
+    return tuple(ip_network(network, strict=False) for network in server.allow_from)
 
 
 def build_route(name: str, model: ModelConfig) -> ModelRoute:
@@ -101,10 +111,11 @@ def _caller(group: ClientKeys, limits: Limits) -> Caller:
     return Caller(BY_LABEL[group.priority], quota)
 
 
-def _backend(name: str, config: Config, env: Mapping[str, str], rng: random.Random, limits: Limits) -> LiveBackend:
+def build_backend(name: str, config: Config, env: Mapping[str, str], rng: random.Random, limits: Limits) -> LiveBackend:
+    """A backend whose servers nobody has met yet. Raises OSError and ValueError where its authority or key cannot be used."""
     backend = config.backends[name]
     key = env.get(backend.key_env, "") if backend.key_env else ""
-    rules = {model: _ejection(config.models[model]) for model, settings in config.models.items() if name in settings.on}
+    rules = ejection_rules(name, config)
     tls = _tls(backend)
     replicas = [
         LiveReplica(
@@ -122,6 +133,11 @@ def _backend(name: str, config: Config, env: Mapping[str, str], rng: random.Rand
         live = LiveBackend(name, backend.kind, replicas, Gate(UNLIMITED, *queue))
     live.leftovers = Leftovers() if backend.on_client_gone == "drain" else None
     return live
+
+
+def ejection_rules(backend: str, config: Config) -> dict[str, EjectionRules]:
+    """By model that is served there."""
+    return {name: _ejection(model) for name, model in config.models.items() if backend in model.on}
 
 
 def _tls(backend: BackendConfig) -> ssl.SSLContext | None:
@@ -146,7 +162,8 @@ def _contract(model: ModelConfig, schemas: Schemas) -> Contract | None:
     return None if rules == ANYTHING else Contract(rules, schemas)
 
 
-def _model(name: str, config: Config, backends: Mapping[str, LiveBackend], schemas: Schemas) -> LiveModel:
+def build_model(name: str, config: Config, backends: Mapping[str, LiveBackend], schemas: Schemas) -> LiveModel:
+    """A model that has had no call yet, with the shares of the configuration."""
     model = config.models[name]
     retry = model.retry
     terms = Terms(

@@ -67,6 +67,14 @@ class Capabilities:
         self._settle()
         return True
 
+    def inherit(self, before: Capabilities, places: Mapping[int, int]) -> None:
+        """Take over what is known of the servers that stay: `places` are their numbers, here to there."""
+        for here, there in places.items():
+            self._probed[here] = before._probed[there]
+        self._missing_until_s = dict(before._missing_until_s)
+        self.forget(-math.inf)
+        self._settle()
+
     def misses(self, name: str, now_s: float) -> bool:
         """Take it that an answer showed an API, or a need, to be missing; whether anything changes by that."""
         if self._configured.can.get(name):

@@ -28,9 +28,10 @@ from router.answer_headers import waiting_headers
 from router.attempt import Attempt
 from router.call import Call
 from router.client import Client
-from router.faults import CallFailed, Fault, fault_of, no_api, nobody_can, unable
+from router.faults import CallFailed, Fault, fault_of, no_api, nobody_can, unable, unknown_model
 from router.fleet import Binding, Fleet, LiveModel
 from router.outcomes import outcome_of
+from router.owners import not_found
 from router.race import Race
 from router.record import Recorder
 from router.resume import Resumption
@@ -39,11 +40,15 @@ from router.voices import broken_event
 
 async def dispatch(call: Call, client: Client, fleet: Fleet, recorder: Recorder) -> None:
     """Answer one call. Raises CallFailed where the client has to be told an error and nothing was sent to it yet."""
-    model = fleet.models[call.facts.model]
+    model = fleet.models.get(call.facts.model)
+    if model is None:  # it went from the file while the call waited
+        raise CallFailed(unknown_model(call.facts.model))
     now_s = asyncio.get_running_loop().time()
     held = call.held
     if held is None:
         choice = choose(call.facts, model.route, model.snapshot(now_s), fleet.rng)
+    elif held.backend not in model.bindings:
+        raise CallFailed(not_found(held.shown))
     else:
         choice = held.choice(call.facts.needs, model.bindings[held.backend].abilities.lacks)
     call.choice = choice.first_reason

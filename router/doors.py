@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from router.config import Server
 from router.faults import Fault
 
 _HOST = re.compile(
@@ -35,6 +36,10 @@ class Hosts:
     """Judges Host headers: `accepted` are names as `server.hosts` has them, each with a port (only that one) or without (any)."""
 
     def __init__(self, accepted: Iterable[str] = ()):
+        self.accept(accepted)
+
+    def accept(self, accepted: Iterable[str]) -> None:
+        """Accept these names from now on, and no others."""
         self._accepted = frozenset(name.lower().removesuffix(".") for name in accepted)
 
     def fault_of(self, host: str) -> Fault | None:
@@ -83,7 +88,13 @@ class Doors:
     """What a connection asks before it lets a request in; one object for all connections of a server."""
 
     hosts: Hosts = field(default_factory=Hosts)
+    named: Hosts = field(default_factory=Hosts)  # those alone that stand in `server.hosts`
     turned_away: Callable[[str], None] = _not_counted
     are_closing: bool = (
         False  # the server is being stopped: readiness is red, and every answer is its connection's last
     )
+
+
+def accepted_hosts(server: Server) -> tuple[str, ...]:
+    """The names under which the configuration lets clients and operators ask."""
+    return (*server.hosts, *(host for host in (server.host, server.admin.host) if host is not None))

@@ -23,7 +23,7 @@ from policies.balance import Bias, Load, fairest, least_busy
 from policies.budget import RetryBudget
 from policies.choose import BackendView, ModelRoute, Snapshot
 from policies.cohort import Splitter
-from policies.ejection import ReplicaHealth, State, may_eject
+from policies.ejection import EjectionRules, ReplicaHealth, State, may_eject
 from policies.resume import ResumeRules, Skill
 from policies.retry import RetryRules
 from router.capabilities import Capabilities
@@ -31,6 +31,18 @@ from router.contracts import Contract
 from router.gate import Gate
 
 log = logging.getLogger("crossfade.health")
+
+
+_NEVER = EjectionRules(
+    consecutive_failures=1 << 30, failure_share=1.0, window_s=30.0, for_s=(5.0, 300.0), min_calls=1 << 30
+)
+
+
+class Healths(dict[str, ReplicaHealth]):
+    """By model. Of one that is gone from the configuration, the calls that still run find a replica that is well, and charge nobody."""
+
+    def __missing__(self, _model: str) -> ReplicaHealth:
+        return ReplicaHealth(_NEVER, random.Random())
 
 
 class LiveReplica:
@@ -50,9 +62,9 @@ class LiveReplica:
         "skills_asked",
     )
 
-    def __init__(self, server: Replica, health: dict[str, ReplicaHealth]):
+    def __init__(self, server: Replica, health: Mapping[str, ReplicaHealth]):
         self.server = server
-        self.health = health
+        self.health = Healths(health)
         self.in_flight = 0
         self.elsewhere = 0  # attempts that other workers have running here, as far as their number matters
         self.bias = Bias()

@@ -9,7 +9,12 @@ from router.gate import Gate
 
 
 class Limits:
-    """Makes what counts; `router.shared_limits` makes what counts over several workers."""
+    """Makes what counts; `router.shared_limits` makes what counts over several workers.
+
+    `is_shared`: two objects made by the same name count as one, so that what is rebuilt may have new ones.
+    """
+
+    is_shared = False
 
     def gate(self, name: str, limit: int, queue_size: int, queue_wait_s: float) -> Gate:
         """The gate `name` to `limit` places."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from backends.dialects import Presence
 from policies.ejection import State
@@ -58,6 +58,10 @@ class Monitor:
         replicas = [replica for backend in self._fleet.backends.values() for replica in backend.replicas]
         await asyncio.gather(*(self._ask(replica, is_due) for replica in replicas))
 
+    async def meet(self, replicas: Iterable[LiveReplica]) -> None:
+        """Ask these after everything now: they are new, or have new models."""
+        await asyncio.gather(*(self._ask(replica, True) for replica in replicas))
+
     async def _ask(self, replica: LiveReplica, is_due: bool) -> None:
         said = await replica.server.probe()
         is_new = bool(replica.probe_said)
@@ -85,12 +89,12 @@ class Monitor:
         replica.probed_at_s = now_s
         replica.probe_said = said
         for name, health in replica.health.items():
-            model = self._fleet.models[name]
             if not said:
                 health.probe_succeeded(now_s)
                 continue
             health.probe_failed(now_s)
-            if is_first and model.may_eject_one():
+            model = self._fleet.models.get(name)  # gone from the file while this was asked
+            if is_first and model is not None and model.may_eject_one():
                 health.keep_out(now_s, "its first health probe failed")  # `said` may name addresses; it is in the log
                 model.count_unwell(now_s)
 

@@ -120,6 +120,10 @@ class Owners:
 
     def __init__(self, secret: str, models: Mapping[str, LiveModel]):
         self._key = blake2b(secret.encode("utf-8", "surrogateescape"), digest_size=32, person=b"responses").digest()
+        self.follow(models)
+
+    def follow(self, models: Mapping[str, LiveModel]) -> None:
+        """Look owners up among these from now on."""
         self._owners: dict[int, tuple[str, str, LiveReplica]] = {
             self._code(model.name, binding.backend.name, replica.url): (model.name, binding.backend.name, replica)
             for model in models.values()

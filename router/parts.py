@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client.core import Metric
 
@@ -13,6 +13,7 @@ from router.admin.keys import AdminKeys
 from router.admission import Admission
 from router.config import Config
 from router.doors import Doors
+from router.file_state import FileState
 from router.fleet import Fleet
 from router.journal.journal import Journal
 from router.journal.sidecar import sidecar_for
@@ -39,6 +40,7 @@ class Parts:
     admin_keys: AdminKeys
     journal: Journal
     operations: Operations
+    file: FileState = field(default_factory=FileState)
 
     def families(self) -> Iterable[Metric]:
         """All that is counted in this process."""

@@ -63,7 +63,7 @@ class HeldEndpoint(BackendEndpoint):
     def read(self, scope: Scope, headers: dict[bytes, bytes], _body: bytes, answering: Answering) -> Call:
         shown, rest = _named(scope)
         held = self.owners.find(shown)
-        model = self.fleet.models[held.model]
+        model = self.fleet.models[held.model]  # in step with the owners
         pin = self.admission.pin(headers, model.bindings)
         if pin is not None and pin != held.backend:
             raise CallFailed(not_found(shown))

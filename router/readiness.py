@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from policies.ejection import State
 from router.capabilities import Capabilities
 from router.fleet import Fleet, LiveReplica
 
+NOTHING_SAID: Mapping[str, list[str]] = MappingProxyType({})
+
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
     """For each model its backends' replicas with their state; ready where each model has one in rotation and the router is to stay.
 
-    `capabilities`: for each model and backend what it can do, and where that is known from.
+    `capabilities`: for each model and backend what it can do, and where that is known from. `file`: what is to be said of the
+    configuration file, if anything is.
     """
 
     is_ready: bool
@@ -22,6 +27,7 @@ class Readiness:
     models: dict[str, dict[str, list[dict[str, str]]]]
     capabilities: dict[str, dict[str, dict[str, Any]]]
     is_stopping: bool = False
+    file: Mapping[str, list[str]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The body; no addresses of backends, because load balancers and strangers read it."""
@@ -31,11 +37,15 @@ class Readiness:
             "revision": self.revision,
             "models": self.models,
             "capabilities": self.capabilities,
+            **({"file": dict(self.file)} if self.file else {}),
         }
 
 
-def readiness(fleet: Fleet, *, is_stopping: bool = False) -> Readiness:
-    """The state of everything now; a router that `is_stopping` is not ready, however well its backends are."""
+def readiness(fleet: Fleet, file: Mapping[str, list[str]] = NOTHING_SAID, *, is_stopping: bool = False) -> Readiness:
+    """The state of everything now; a router that `is_stopping` is not ready, however well its backends are.
+
+    A `file` that is refused makes nothing unready: what was in effect before it still is.
+    """
     models: dict[str, dict[str, list[dict[str, str]]]] = {}
     is_ready = True
     for model in fleet.models.values():
@@ -51,7 +61,7 @@ def readiness(fleet: Fleet, *, is_stopping: bool = False) -> Readiness:
         model.name: {name: _capabilities(binding.abilities) for name, binding in model.bindings.items()}
         for model in fleet.models.values()
     }
-    return Readiness(is_ready and not is_stopping, fleet.revision, models, capabilities, is_stopping)
+    return Readiness(is_ready and not is_stopping, fleet.revision, models, capabilities, is_stopping, file)
 
 
 def _capabilities(abilities: Capabilities) -> dict[str, Any]:

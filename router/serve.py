@@ -19,6 +19,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
@@ -26,10 +27,11 @@ import uvicorn
 import uvloop
 
 from router.admin.listener import divided, own_listener
-from router.app import build_app
+from router.app import Application, build_app
 from router.config import Config, Server
-from router.doors import Doors, Hosts
+from router.doors import Doors
 from router.edge import KEEP_ALIVE_S, EdgeProtocol
+from router.reload import Reload
 from router.team import ALONE, Alone
 
 log = logging.getLogger("crossfade")
@@ -48,10 +50,11 @@ class RouterServer(uvicorn.Server):
     `admin`: the side of the connections that come in on the admin API's own listener. `server`: that section of the configuration.
     """
 
-    def __init__(self, config: uvicorn.Config, admin: uvicorn.Config, doors: Doors, server: Server):
+    def __init__(self, config: uvicorn.Config, admin: uvicorn.Config, app: Application, server: Server):
         super().__init__(config)
         self._admin = admin
-        self._doors = doors
+        self._doors = app.doors
+        self._reload: Reload = app.state.reload
         self._server = server
         self._drain_s = server.drain_s
         self._lead_s = 0.0
@@ -69,6 +72,10 @@ class RouterServer(uvicorn.Server):
         made: Any = self._admin.http_protocol_class
         connection: asyncio.Protocol = made(config=self._admin, server_state=self.server_state, app_state={})
         return connection
+
+    def handle_hang_up(self, _sig: int, _frame: FrameType | None) -> None:
+        """SIGHUP: look after the configuration file now."""
+        self._reload.soon()
 
     def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
         """A signal to stop, the first or a further one."""
@@ -105,17 +112,23 @@ class RouterServer(uvicorn.Server):
 
 
 def server_for(
-    config: Config, env: Mapping[str, str], edge: type[EdgeProtocol] = EdgeProtocol, team: Alone = ALONE
-) -> uvicorn.Server:
-    """The server of one configuration, not started yet; `edge` is the clients' side of its connections, `team` the other workers."""
-    app = build_app(config, env, team)
+    config: Config,
+    env: Mapping[str, str],
+    edge: type[EdgeProtocol] = EdgeProtocol,
+    team: Alone = ALONE,
+    file: Path | None = None,
+) -> RouterServer:
+    """The server of one configuration, not started yet; `edge` is the clients' side of its connections, `team` the other workers.
+
+    `file`: where the configuration comes from, and where its successors will.
+    """
+    app = build_app(config, env, team, file)
     server = config.server
-    names = (*server.hosts, server.host, *(own_listener(server) or ())[:1])
-    admin_doors = Doors(Hosts(names), app.doors.turned_away)
+    admin_doors = Doors(app.doors.hosts, turned_away=app.doors.turned_away)
     return RouterServer(
         _settings(app, server, type(edge.__name__, (edge,), {"doors": app.doors}), "on"),
         _settings(app.admin_only, server, type(edge.__name__, (edge,), {"doors": admin_doors}), "off"),
-        app.doors,
+        app,
         server,
     )
 
@@ -171,19 +184,17 @@ def listeners(host: str, port: int, key: str = "server.port") -> list[socket.soc
     return bound
 
 
-def _not_reloaded(*_: object) -> None:
-    """What reloads most servers must not end this one together with its calls."""
-    log.warning("SIGHUP: a configuration is read only at the start; restart to use a changed file")
+def run(config: Config, env: Mapping[str, str], bound: list[socket.socket], file: Path, team: Alone = ALONE) -> None:
+    """Serve on the `bound` sockets until SIGTERM or SIGINT; running calls get `drain_s` to finish. Returns: that is no failure.
 
-
-def run(config: Config, env: Mapping[str, str], bound: list[socket.socket], team: Alone = ALONE) -> None:
-    """Serve on the `bound` sockets until SIGTERM or SIGINT; running calls get `drain_s` to finish. Returns: that is no failure."""
-    server = server_for(config, env, team=team)
+    `file`: where the configuration comes from; its changes are followed.
+    """
+    server = server_for(config, env, team=team, file=file)
 
     for sig in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sig, server.handle_exit)  # before uvicorn listens to them, and after
     # From a terminal it says that this was closed.
-    signal.signal(signal.SIGHUP, server.handle_exit if os.isatty(0) else _not_reloaded)
+    signal.signal(signal.SIGHUP, server.handle_exit if os.isatty(0) else server.handle_hang_up)
     gc.collect()
     gc.freeze()  # what stands now stands to the end; no collection needs to walk through it again
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -68,6 +68,9 @@ class SharedGate(Gate):
         self._next_look: asyncio.TimerHandle | None = None
         bells.gates.add(self)
 
+    def requeue(self, queue_size: int, queue_wait_s: float) -> None:
+        super().requeue(-(-queue_size // self._counter.shared.workers), queue_wait_s)
+
     def try_enter(self) -> bool:
         if self.is_timed or self._counter.anybody_waits() or not self._part.takes(self.limit):
             return False
@@ -253,6 +256,8 @@ class SharedQuota(Quota):
 
 class SharedLimits(Limits):
     """Makes what counts over all workers, each limit by its name."""
+
+    is_shared = True
 
     def __init__(self, shared: Shared, bells: Bells):
         self._shared = shared

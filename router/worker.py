@@ -10,6 +10,7 @@ import pickle
 import socket
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from router.config import Config
 from router.logs import set_up_logging
@@ -19,9 +20,13 @@ from router.team import Place, Team
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a worker is to do: serve this configuration on the `listeners` (descriptors), from its place among the others."""
+    """What a worker is to do: serve this configuration, on the `listeners` (descriptors), from its place among the others.
+
+    `file`: where the configuration comes from.
+    """
 
     config: Config
+    file: Path
     listeners: tuple[int, ...]
     place: Place
 
@@ -39,7 +44,7 @@ def main(descriptor: int) -> None:
         file.seek(0)
         task: Task = pickle.load(file)  # noqa: S301 (written by the supervisor, and reachable for nobody else)
     set_up_logging()
-    run(task.config, os.environ, [socket.socket(fileno=each) for each in task.listeners], Team(task.place))
+    run(task.config, os.environ, [socket.socket(fileno=each) for each in task.listeners], task.file, Team(task.place))
 
 
 if __name__ == "__main__":

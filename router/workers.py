@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from router.config import Config, Server
-from router.serve import BACKLOG, LAST_WORDS_S, LEAD_S
+from router.serve import LAST_WORDS_S, LEAD_S
 from router.shared import Shared
 from router.team import Place
 from router.worker import Task, handed
@@ -58,10 +58,11 @@ class Worker:
 
 
 class Supervisor:
-    """Runs `server.workers` processes on the `bound` sockets. `newest`: the configuration to start a worker with, now."""
+    """Runs `server.workers` processes on the `bound` sockets. `newest`: the configuration to start a worker with, now, from `file`."""
 
-    def __init__(self, server: Server, bound: list[socket.socket], newest: Callable[[], Config]):
+    def __init__(self, server: Server, bound: list[socket.socket], newest: Callable[[], Config], file: Path):
         self._newest = newest
+        self._file = file
         self._bound = bound
         self._at_start = server
         self._shared = Shared.made(server.workers)
@@ -77,8 +78,6 @@ class Supervisor:
 
     def run(self) -> str:
         """Serve until told to stop; "" then, or a sentence why nothing could be served."""
-        for each in self._bound:
-            each.listen(BACKLOG)
         signal.set_wakeup_fd(self._wake_write)
         for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(sig, lambda number, _frame: self._signals.append(number))
@@ -100,7 +99,7 @@ class Supervisor:
                     self._ended(worker, worker.process.returncode)
             if self._kill_at_s is None and not self._has_served and all(each.has_failed for each in self._workers):
                 trouble = "no worker can start; the reason is in the lines above."
-                self._heard(signal.SIGINT)
+                self._heard(signal.SIGTERM)
             if self._kill_at_s is not None and not self._running():
                 return trouble
 
@@ -155,7 +154,7 @@ class Supervisor:
             self._rings,
             self._lifeline,
         )
-        task = handed(Task(_bound_as(self._at_start, self._newest()), listeners, place))
+        task = handed(Task(_bound_as(self._at_start, self._newest()), self._file, listeners, place))
         try:
             worker.process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-P", "-m", "router.worker", str(task)],

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import httpx
 import uvicorn
 
-from router.config import loads
+from router.config import Config, load, loads
 from router.edge import EdgeProtocol
 from router.serve import server_for
 
@@ -50,19 +50,27 @@ async def running(
         store = f'"store": {{"url": "sqlite:///{folder}/crossfade.db"}}'
         stored = f"{{{store}, {config[1:]}" if config.startswith("{") else f"{config}\n{store}\n"
         text = config if "\nstore:" in config else stored
-        async with _running(text, env or {}, edge) as router:
+        async with _running(loads(text, env or {}).config, env or {}, edge) as router:
             yield router
 
 
 @asynccontextmanager
-async def _running(config: str, env: Mapping[str, str], edge: type[EdgeProtocol]) -> AsyncIterator[Router]:
-    loaded = loads(config, env)
+async def running_on(file: Path, env: Mapping[str, str] | None = None) -> AsyncIterator[Router]:
+    """Run the router on this file, whose changes it follows, until the block is left. The store lies beside it."""
+    async with _running(load(file, env or {}).config, env or {}, EdgeProtocol, file) as router:
+        yield router
+
+
+@asynccontextmanager
+async def _running(
+    config: Config, env: Mapping[str, str], edge: type[EdgeProtocol], file: Path | None = None
+) -> AsyncIterator[Router]:
     listener = socket.socket(
         socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
     )  # asyncio sets TCP_NODELAY only on these
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    server = server_for(loaded.config, env, edge)
+    server = server_for(config, env, edge, file=file)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from router.cli.options import DEFAULT_FILE
-from router.config import Config, ConfigInvalid, load
+from router.config import Config, ConfigInvalid, load, pinned
 
 
 def serve(
@@ -44,8 +44,8 @@ def serve(
     if (own := own_listener(server)) is not None:
         typer.echo(f"crossfade: the admin API listens on http://{own[0]}:{own[1]}", err=True)
     if server.workers == 1:
-        run(loaded.config, os.environ, bound)
-    elif trouble := Supervisor(server, bound, newest(config, loaded.config)).run():
+        run(loaded.config, os.environ, bound, config)
+    elif trouble := Supervisor(server, bound, newest(config, loaded.config), config).run():
         typer.echo(f"crossfade: {trouble}", err=True)
         raise typer.Exit(1)
 
@@ -56,7 +56,7 @@ def newest(file: Path, config: Config) -> Callable[[], Config]:
     def read() -> Config:
         nonlocal config
         with suppress(ConfigInvalid):  # whoever runs has refused it, too
-            config = load(file, os.environ).config
+            config, _ = pinned(config, load(file, os.environ).config)
         return config
 
     return read

@@ -1,7 +1,8 @@
 """The configuration: a YAML file, read into frozen models, or refused with every problem in it."""
 
 from router.config.backend import BackendConfig, BackendTimeouts, Engine
-from router.config.loading import Loaded, load, loads
+from router.config.loading import Loaded, content_of, load, load_content, loads
+from router.config.pinned import pinned
 from router.config.problems import ConfigInvalid, Problem
 from router.config.references import is_loopback
 from router.config.rollout import Bake, Gate, Gates, Rollout, Shadow, Step
@@ -48,7 +49,10 @@ __all__ = [
     "Store",
     "Timeouts",
     "When",
+    "content_of",
     "is_loopback",
     "load",
+    "load_content",
     "loads",
+    "pinned",
 ]

@@ -26,26 +26,39 @@ class Loaded:
 
 def load(path: Path, env: Mapping[str, str]) -> Loaded:
     """Reads a configuration file. Raises ConfigInvalid with every problem that it has."""
+    return load_content(content_of(path), path, env)
+
+
+def content_of(path: Path) -> bytes:
+    """What stands in the file, as far as it can be a configuration. Raises ConfigInvalid where it cannot be read."""
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            return file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
+        reason = getattr(exc, "strerror", None) or str(exc)
+        raise _unusable(str(path), 0, f"The file cannot be read: {reason}.", "Name a file with -c FILE.") from exc
+
+
+def load_content(content: bytes, path: Path, env: Mapping[str, str]) -> Loaded:
+    """The configuration that `content`, read from `path`, is. Raises ConfigInvalid with every problem that it has."""
+    try:
         text = content.decode("utf-8-sig", "replace" if len(content) > MAX_BYTES else "strict")
     except UnicodeDecodeError as exc:
         line = content[: exc.start].count(b"\n") + 1
         raise _unusable(str(path), line, "The file is not UTF-8 text here.", "Save it as UTF-8.") from exc
-    except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
-        reason = getattr(exc, "strerror", None) or str(exc)
-        raise _unusable(str(path), 0, f"The file cannot be read: {reason}.", "Name a file with -c FILE.") from exc
     loaded = loads(text, env, str(path))
     return Loaded(_beside(loaded.config, path), loaded.notices)
 
 
 def _beside(config: Config, path: Path) -> Config:
-    """A store without a folder of its own lies beside the file, wherever who reads it was started."""
+    """A store without a folder of its own lies beside the file, wherever who reads it was started.
+
+    By the name that the file was given: a mounted ConfigMap is a link, to another folder after each change.
+    """
     name = config.store.url.removeprefix(SQLITE)
     if name == config.store.url or name.startswith("/"):
         return config
-    store = config.store.model_copy(update={"url": f"{SQLITE}{path.resolve().parent / name}"})
+    store = config.store.model_copy(update={"url": f"{SQLITE}{path.absolute().parent / name}"})
     return config.model_copy(update={"store": store})
 
 

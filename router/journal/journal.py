@@ -166,10 +166,15 @@ class Journal:
                 return kept.revision
 
     async def file_changed(self, wanted: Desired, reason: str) -> Revision:
-        """Let a file, read for the first time or anew, have its say: the revision in force afterwards.
+        """Let a file, read for the first time, have its say: the revision in force afterwards.
 
         Raises StoreFailed; then `run` lets it have its say as soon as the store can be used.
         """
+        self._unsaid = (wanted, reason)
+        return await self.file_taken(wanted, reason)
+
+    async def file_taken(self, wanted: Desired, reason: str) -> Revision:
+        """The same for a file that is read anew. Raises StoreFailed; then it has had no say, and gets none but by asking again."""
 
         def of_file(revisions: Sequence[Revision]) -> Draft | None:
             if not revisions:
@@ -179,7 +184,6 @@ class Journal:
                 return None
             return Draft(Kind.FILE, state, file=wanted.state)
 
-        self._unsaid = (wanted, reason)
         revision = await self.change(of_file, By(ROUTER, reason))
         self._unsaid = None
         return revision
