@@ -84,6 +84,9 @@ async def test_sigterm_lets_running_calls_finish_and_the_status_says_that_all_we
         calls = await running_calls(crowd, client)
         there = await pids(router)
         assert list(tmp_path.iterdir()) != []
+        assert [os.getsid(pid) for pid in there] == there, (
+            "a Ctrl-C reaches the supervisor alone, and they hear of it once"
+        )
         os.kill(router.pid, signal.SIGHUP)
         async with asyncio.timeout(5):
             while router.log().count("SIGHUP") < 2:  # by both of them, and it ends nobody
