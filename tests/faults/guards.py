@@ -20,6 +20,8 @@ TABLE = "tests/faults/test_table.py"
 HELD = "tests/router/test_held.py"
 TYPED = "tests/router/test_typed_streams.py"
 WHOLE = "tests/backends/test_apis.py"
+STORE = "tests/router/cli/test_on_the_store.py"
+EDITING = "tests/router/config/test_config_editing.py"
 CAPABLE = "tests/policies/test_choose_capabilities.py"
 
 
@@ -193,6 +195,22 @@ GUARDS = [
           ("work.spend(1 + len(error.message) // 128)", "pass"), "tests/policies/test_schema.py"),
     guard("expressions cost work", "policies/schema.py",
           ("self._work.spend(found.steps(len(instance)) // 64)", "pass"), "tests/policies/test_schema.py"),
+
+    # Commands on a router, its store, its file
+    guard("a command whose answer was lost is made once", "router/cli/offline.py",
+          ("change.key, change.digest)", "None, None)"), "tests/router/cli/test_remote.py"),
+    guard("a command without a router is later than the file", "router/cli/offline.py",
+          ('await journal.file_changed(desired(config), "the file, read by the command line")', "await journal.file_changed("
+           "desired(config), '') if (await journal.catch_up()) or not journal.last else journal.last"), STORE),
+    guard("looking makes no store", "router/cli/offline.py",
+          ('return url.get_backend_name() != "sqlite" or', "return True or"), STORE),
+    guard("a backend is probed before a store gives it callers", "router/cli/shift.py",
+          ("if not wish.is_forced:", "if False:"), STORE),
+    guard("a file that cannot be edited stops a shift beforehand", "router/cli/shift.py",
+          ("check_editable(file, wish.model, wish.shares)", "pass"), "tests/router/cli/test_shift_usage.py"),
+    guard("a split that others share is not edited", "router/config/editing.py",
+          ('if node.kind == "alias" or node.anchor in aliased:', "if False:"), EDITING),
+    guard("an edit that was not understood is not written", "router/config/editing.py", ("if not is_right:", "if False:"), EDITING),
 ]  # fmt: skip
 
 
