@@ -54,6 +54,26 @@ async def test_llama_server_tells_its_context_and_that_it_sees_nothing(left: Eng
         assert (await asked(router, "/v1/chat/completions", CHAT | {"n": 2}))[0] == 200
 
 
+PROMPT = {"model": MODEL, "max_tokens": 4, "prompt": "The capital of France is"}
+
+
+@pytest.mark.llama
+async def test_what_llama_server_would_drop_is_refused_and_the_chosen_tokens_logprobs_come(left: Engine) -> None:
+    with router_over(left) as router:
+        for path, fields, need in [
+            ("/v1/completions", PROMPT | {"echo": True}, "echo"),
+            ("/v1/completions", PROMPT | {"suffix": "!"}, "suffix"),
+            ("/v1/completions", PROMPT | {"best_of": 2}, "best_of"),
+            ("/v1/chat/completions", CHAT | {"functions": [{"name": "f"}]}, "functions"),
+        ]:
+            assert await asked(router, path, fields) == (400, "unsupported", need)
+        for tool in ({}, {"type": "function"}, {"type": "function", "function": {"name": 5}}):
+            assert (await asked(router, "/v1/chat/completions", CHAT | {"tools": [tool]}))[0] == 400
+        async with client_of(router.url) as client:
+            told = await client.post("/v1/completions", json=PROMPT | {"logprobs": 0})
+        assert len(told.json()["choices"][0]["logprobs"]["token_logprobs"]) == 4
+
+
 @pytest.mark.vllm
 @pytest.mark.timeout(900)
 async def test_vllm_tells_its_context_and_which_apis_it_has(vllm: Engine) -> None:
