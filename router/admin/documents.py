@@ -1,24 +1,28 @@
-"""What the admin API answers with: revisions and states as documents that OpenAPI describes."""
+"""What the admin API answers with: revisions and states as documents that OpenAPI describes.
+
+They are plain dataclasses: a thousand revisions are written as JSON without being validated once more.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-
-from pydantic import BaseModel
+from dataclasses import dataclass
 
 from policies.differences import differences
 from policies.revisions import ModelState, Revision, RoutingState
 
 
-class ShadowDocument(BaseModel):
+@dataclass(frozen=True, slots=True)
+class ShadowDocument:
     """Copies of a `share` of the calls go `to` a backend."""
 
     to: str
     share: float
 
 
-class RampDocument(BaseModel):
+@dataclass(frozen=True, slots=True)
+class RampDocument:
     """A shift that takes its time: `done` steps of the way are made, the last one at `at_s`."""
 
     start: dict[str, float]
@@ -29,7 +33,8 @@ class RampDocument(BaseModel):
     is_paused: bool
 
 
-class ModelStateDocument(BaseModel):
+@dataclass(frozen=True, slots=True)
+class ModelStateDocument:
     """The state of one model."""
 
     split: dict[str, float]
@@ -38,14 +43,16 @@ class ModelStateDocument(BaseModel):
     ramp: RampDocument | None
 
 
-class StateDocument(BaseModel):
+@dataclass(frozen=True, slots=True)
+class StateDocument:
     """The whole routing state."""
 
     models: dict[str, ModelStateDocument]
     draining: list[str]
 
 
-class RevisionDocument(BaseModel):
+@dataclass(frozen=True, slots=True)
+class RevisionDocument:
     """One revision; `before` and `after` are the state of the model that was asked for, or the whole state."""
 
     number: int
@@ -61,7 +68,8 @@ class RevisionDocument(BaseModel):
     changes: list[str]
 
 
-class Changed(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Changed:
     """The revision in force after a change; `changed` is false where everything was so already."""
 
     revision: RevisionDocument
@@ -69,7 +77,8 @@ class Changed(BaseModel):
     changed: bool
 
 
-class History(BaseModel):
+@dataclass(frozen=True, slots=True)
+class History:
     """Revisions, newest first."""
 
     revisions: list[RevisionDocument]

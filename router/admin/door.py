@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from router.admin.faults import (
     FOREIGN,
     LOOKS_ONLY,
     NO_KEY,
+    NO_QUERY,
     NOT_JSON,
     ONLY_JSON,
     TOO_LATE,
@@ -32,11 +34,13 @@ from router.admin.faults import (
     too_many_wrong_keys,
 )
 from router.admin.keys import AdminKeys, Role
-from router.admin.wrong_keys import WrongKeys
+from router.admin.wrong_keys import MOST, WrongKeys
 from router.admission import digest
 from router.doors import Hosts
 from router.edge import BODY_TIMEOUT_S, EXTENSION
 from router.faults import CallFailed, Fault
+
+log = logging.getLogger("crossfade.admin")
 
 MOST_BYTES = 65_536  # of a body; the longest reason and a hundred backends take a tenth
 ASKED = "crossfade.admin"  # where in the scope `Asked` stands
@@ -84,9 +88,11 @@ class Door:
             role = await self._role(headers, scope)
             if scope["method"] not in _READS and role is not Role.OPERATOR:
                 raise CallFailed(LOOKS_ONLY)
-            body = b"" if scope["method"] in _READS else await _body(headers, receive)
+            body = b"" if scope["method"] in _READS else await _body(scope, headers, receive)
         except CallFailed as failed:
             await answer(failed.fault, send_private)
+            return
+        except _Gone:
             return
         asked = hashlib.blake2b(b"%b %b\n%b" % (scope["method"].encode(), scope["raw_path"], body), digest_size=16)
         scope[ASKED] = Asked(role, asked.hexdigest())
@@ -125,10 +131,16 @@ class Door:
             return role
         if asked:
             address = scope["client"][0] if scope.get("client") else ""
-            wait_s = self._wrong.count(address, now_s)
+            number, wait_s = self._wrong.count(address, now_s)
+            if number == MOST + 1:
+                log.warning("more than %d wrong admin keys came from %s within a minute", MOST, address)
             if wait_s:
                 raise CallFailed(too_many_wrong_keys(wait_s))
         raise CallFailed(NO_KEY)
+
+
+class _Gone(Exception):
+    """The client left before its request was whole."""
 
 
 async def answer(fault: Fault, send: Send) -> None:
@@ -147,8 +159,10 @@ def _once(lines: list[tuple[bytes, bytes]]) -> dict[bytes, bytes | None]:
     return headers
 
 
-async def _body(headers: dict[bytes, bytes | None], receive: Receive) -> bytes:
+async def _body(scope: Scope, headers: dict[bytes, bytes | None], receive: Receive) -> bytes:
     """The whole body, a JSON object. Raises CallFailed."""
+    if scope.get("query_string"):
+        raise CallFailed(NO_QUERY)
     media_type = (headers.get(b"content-type") or b"").partition(b";")[0].strip().lower()
     if media_type != b"application/json" or headers.get(b"content-encoding", b"identity") != b"identity":
         raise CallFailed(ONLY_JSON)
@@ -161,7 +175,7 @@ async def _body(headers: dict[bytes, bytes | None], receive: Receive) -> bytes:
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise asyncio.CancelledError
+                    raise _Gone
                 body += message.get("body", b"")
                 if len(body) > MOST_BYTES:
                     raise CallFailed(too_long(MOST_BYTES))

@@ -31,6 +31,7 @@ ONLY_JSON = refused(
     415, "unsupported_media_type", "Send the body as JSON, with the header content-type: application/json."
 )
 NOT_JSON = refused(400, "bad_request", "The body is no JSON object, or names a field twice.")
+NO_QUERY = refused(400, "invalid_field", "A change takes nothing in its query; send it in the body.")
 TOO_LATE = refused(408, "request_timeout", "The body did not arrive in time.")
 NOTHING = refused(404, "not_found", "There is nothing at this path of the admin API.")
 

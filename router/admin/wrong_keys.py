@@ -23,17 +23,17 @@ class WrongKeys:
         self._remembered = remembered
         self._seen: OrderedDict[str, tuple[int, float]] = OrderedDict()  # how many, and when the window ends
 
-    def count(self, address: str, now_s: float) -> float:
-        """One more wrong key from there. Returns for how long it is one too many, 0 where it is not."""
+    def count(self, address: str, now_s: float) -> tuple[int, float]:
+        """One more wrong key from there. Returns how many that makes, and for how long it is one too many, 0 where it is not."""
         whose = _network_of(address)
         number, ends_s = self._seen.get(whose, (0, 0.0))
         if now_s >= ends_s:
             self._seen.pop(whose, None)
             number, ends_s = 0, now_s + self._window_s
-        self._seen[whose] = (min(number + 1, self._most + 1), ends_s)
+        self._seen[whose] = (number + 1, ends_s)
         if len(self._seen) > self._remembered:
             self._seen.popitem(last=False)
-        return ends_s - now_s if number >= self._most else 0.0
+        return number + 1, ends_s - now_s if number >= self._most else 0.0
 
 
 def _network_of(address: str) -> str:

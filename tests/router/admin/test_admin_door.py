@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import httpx
 import pytest
 
 from router.admin.door import MOST_BYTES
-from tests.rawclient import connected
+from router.admission import digest
+from tests.rawclient import connected, request
 from tests.router.admin.operators import CLIENT, ENV, OPERATOR, VIEWER, Admin, administered, error_of
 
 CHANGES: list[tuple[str, dict[str, Any]]] = [
@@ -89,7 +91,18 @@ async def test_an_admin_key_is_no_key_of_clients() -> None:
             assert (await admin.router.chat(headers={"authorization": f"Bearer {key}"})).status_code == status
 
 
-async def test_wrong_keys_are_told_to_wait_and_the_right_one_never_is(admin: Admin) -> None:
+async def test_a_key_that_is_in_both_places_is_a_key_of_clients_alone() -> None:
+    async with administered(env={**ENV, "CROSSFADE_KEYS": CLIENT}) as admin:
+        router = admin.router
+        router.server.config.loaded_app.parts.admin_keys._operator = digest(
+            CLIENT
+        )  # as when the kept key is given to clients
+        assert error_of(await Admin(router, CLIENT).get("status")) == (403, "not_an_admin_key")
+
+
+async def test_wrong_keys_are_told_to_wait_and_the_right_one_never_is(
+    admin: Admin, caplog: pytest.LogCaptureFixture
+) -> None:
     admin.key = "wrong"
     answers = [await admin.get("status") for _ in range(20)]
     assert [answer.status_code for answer in answers] == [401] * 5 + [429] * 15
@@ -99,6 +112,9 @@ async def test_wrong_keys_are_told_to_wait_and_the_right_one_never_is(admin: Adm
     assert (await admin.get("status")).status_code == 200
     admin.key = None
     assert (await admin.get("status")).status_code == 401, "who sends no key guesses none"
+    assert [record.getMessage() for record in caplog.records if record.name == "crossfade.admin"] == [
+        "more than 5 wrong admin keys came from 127.0.0.1 within a minute"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -200,6 +216,18 @@ async def test_a_body_without_a_length_is_cut_off_where_it_is_too_long(admin: Ad
     assert error_of(answer) == (413, "request_too_large")
 
 
+async def test_who_leaves_in_mid_body_leaves_no_line_in_the_log_and_changes_nothing(
+    admin: Admin, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = b'{"target": "a", "reason": "x"}'
+    lines = (f"authorization: Bearer {OPERATOR}", "content-length: 100")
+    async with connected(admin.router.port) as client:
+        await client.send(request(body, *lines, line="POST /admin/api/drain HTTP/1.1", length=False))
+    for _ in range(3):
+        assert await admin.revision() == 1
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 async def test_compressed_bodies_are_refused(admin: Admin) -> None:
     assert error_of(await admin.post("drain", {"target": "a"}, content_encoding="gzip")) == (
         415,
@@ -219,6 +247,7 @@ async def test_compressed_bodies_are_refused(admin: Admin) -> None:
         ("GET", "drain", (405, "method_not_allowed")),
         ("GET", "models/jane/shift", (405, "method_not_allowed")),
         ("PUT", "models/jane/shift", (405, "method_not_allowed")),
+        ("POST", "drain?force=1", (400, "invalid_field")),
         ("GET", "history?nothing=1", (400, "invalid_field")),
         ("GET", "history?limit=0", (400, "invalid_field")),
         ("GET", "history?limit=many", (400, "invalid_field")),
