@@ -69,7 +69,7 @@ async def test_nothing_of_the_client_but_the_call_reaches_a_backend(monkeypatch:
 async def test_the_calls_own_fault_is_passed_on_once_and_goes_nowhere_else() -> None:
     rejected = sends(
         answer(
-            {"error": {"message": "temperature must be at most 2", "type": "BadRequestError", "code": 400}},
+            {"error": {"message": "seed must be a whole number", "type": "BadRequestError", "code": 400}},
             "400 Bad Request",
         )
     )
@@ -78,11 +78,11 @@ async def test_the_calls_own_fault_is_passed_on_once_and_goes_nowhere_else() -> 
         Upstream(says("x")) as b,
         running(config_for({"a": a.url, "b": b.url})) as router,
     ):
-        response = await router.chat(temperature=3)
+        response = await router.chat(seed="x")
     assert response.status_code == 400
     error = response.json()["error"]
     assert error == {
-        "message": "temperature must be at most 2",
+        "message": "seed must be a whole number",
         "type": "invalid_request_error",
         "param": None,
         "code": None,
