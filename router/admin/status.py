@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -64,6 +65,23 @@ class StoreStatus(BaseModel):
     trouble: str
 
 
+class FileStatus(BaseModel):
+    """The configuration file: why it is not in effect, what waits for a start, where the running state differs, when it was last taken."""
+
+    path: str
+    refused: list[str]
+    at_next_start: list[str]
+    drift: list[str]
+    taken_at_s: float | None
+
+
+class WorkersStatus(BaseModel):
+    """How many processes serve, and the one that answered: health is as it sees it."""
+
+    count: int
+    pid: int
+
+
 class Status(BaseModel):
     """The router now."""
 
@@ -72,8 +90,8 @@ class Status(BaseModel):
     models: dict[str, ModelStatus]
     draining: list[str]
     store: StoreStatus
-    file: Any
-    workers: Any
+    file: FileStatus
+    workers: WorkersStatus
     version: str
     notices: list[str]
 
@@ -92,8 +110,8 @@ def status_of(parts: Parts) -> Status:
         },
         draining=list(last.state.draining) if last is not None else [],
         store=StoreStatus(url=plain_url(parts.config.store.url), trouble=parts.journal.trouble),
-        file=parts.file.report(),
-        workers={"count": parts.config.server.workers},
+        file=FileStatus.model_validate(parts.file.report()),
+        workers=WorkersStatus(count=parts.config.server.workers, pid=os.getpid()),
         version=_version(),
         notices=notices(parts.config),
     )

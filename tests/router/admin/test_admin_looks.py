@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from typing import Any
 
 import pytest
@@ -31,6 +32,14 @@ async def test_status_shows_where_the_running_state_differs_from_the_file(admin:
     assert (jane["backends"]["b"]["share"], answer.headers["etag"]) == (0.5, '"2"')
     await admin.post("models/jane/rollback", {})
     assert (await admin.get("status")).json()["models"]["jane"]["drift"] is False
+
+
+async def test_status_shows_the_file_the_workers_and_the_version(admin: Admin) -> None:
+    await admin.shift(0.5)
+    status = (await admin.get("status")).json()
+    assert status["file"]["drift"] == ["jane: a 50 %, b 50 %; the file asks for a 95 %, b 5 %"]
+    assert (status["file"]["refused"], status["workers"]) == ([], {"count": 1, "pid": os.getpid()})
+    assert status["version"][0].isdigit()
 
 
 async def test_status_shows_every_replica_with_its_state_and_reason() -> None:
