@@ -102,8 +102,8 @@ _FIXED: dict[Check, Body] = {
     Check.STREAM_USAGE: _greedy(stream=True, stream_options={"include_usage": True}),
     Check.STREAM_TOOL: _greedy(_PARIS, LONG_TOKENS, stream=True, tools=[_TOOL], tool_choice=_FORCED),
     Check.UNKNOWN_FIELD: _greedy(max_tokens=LENGTH_TOKENS, x_crossfade_preflight=1),
-    Check.BAD_VALUE: {"messages": _says(_ASKED), "temperature": 3, "max_tokens": LENGTH_TOKENS},
-    Check.BAD_TYPE: {"messages": _says(_ASKED), "temperature": "hot", "max_tokens": LENGTH_TOKENS},
+    Check.BAD_VALUE: {"messages": _says(_ASKED), "temperature": 0, "min_p": 3, "max_tokens": LENGTH_TOKENS},
+    Check.BAD_TYPE: {"messages": _says(_ASKED), "temperature": 0, "seed": "hot", "max_tokens": LENGTH_TOKENS},
 }
 
 

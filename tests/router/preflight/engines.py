@@ -101,9 +101,8 @@ class Engine:
         for name, words in self.differs.refuses.items():
             if name in asked:
                 return {"error": words} if self.kind == "lmstudio" else {"error": {"message": words, "code": 400}}
-        heat = asked.get("temperature", 1)
-        if not isinstance(heat, (int, float)) or heat > 2:
-            return {"error": "temperature is out of range"}
+        if not isinstance(asked.get("seed", 0), int) or asked.get("min_p", 0) > 1:
+            return {"error": "seed or min_p is out of range"}
         is_long = sum(len(str(each.get("content"))) for each in asked["messages"]) > 2 * self.differs.context_tokens
         return OVERFLOWS[self.kind] if is_long and not self.differs.cuts_long_prompts else None
 
