@@ -64,18 +64,14 @@ def build_admin(parts: Parts) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        dependencies=[
-            Depends(HTTPBearer(auto_error=False, description="An admin key; `router.admin.door` asks for it."))
-        ],
+        dependencies=[Depends(HTTPBearer(auto_error=False, description="An operator's or a viewer's key."))],
         responses={status: {"model": Error} for status in (400, 401, 403, 404, 422, 429, 503)},
     )
 
     def is_clients(key: bytes) -> bool:  # asked of the admission of the moment, which a changed file may replace
         return parts.admission.knows(key)
 
-    app.add_middleware(
-        Door, hosts=parts.doors.hosts, named=parts.doors.named, keys=parts.admin_keys, is_clients=is_clients
-    )
+    app.add_middleware(Door, doors=parts.doors, keys=parts.admin_keys, is_clients=is_clients, rng=parts.fleet.rng)
     app.include_router(_reading(parts))
     app.include_router(_changing(parts))
     _render_errors(app, parts)

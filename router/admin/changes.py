@@ -132,9 +132,11 @@ class Changes:
 
     async def _check_fitness(self, model: str, body: Shift) -> None:
         """Raises CallFailed (422) where a backend that gains is not well."""
+        live = self._parts.fleet.models.get(model)
+        if live is None:
+            return  # the file has it no more, which the operation will say
         now = self._state.models[model].split
-        backends = self._parts.fleet.models[model].route.backends if model in self._parts.fleet.models else ()
-        after = shifted(self._state, model, body.shares, backends).models[model].split
+        after = shifted(self._state, model, body.shares, live.route.backends).models[model].split
         gaining = [name for name, share in after.items() if share > now.get(name, 0.0)]
         if said := await unfit(self._parts.fleet, model, gaining):
             raise CallFailed(refused(422, "backend_unwell", f"{said}; force shifts there all the same", "shares"))

@@ -14,6 +14,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,8 +37,9 @@ from router.admin.faults import (
 from router.admin.keys import AdminKeys, Role
 from router.admin.wrong_keys import MOST, WrongKeys
 from router.admission import digest
-from router.doors import Hosts
+from router.doors import Doors
 from router.edge import BODY_TIMEOUT_S, EXTENSION
+from router.endpoints import request_id_of
 from router.faults import CallFailed, Fault
 
 log = logging.getLogger("crossfade.admin")
@@ -59,13 +61,15 @@ class Asked:
 class Door:
     """ASGI in front of the admin API. `is_clients(digest)`: whether a key lets clients in; such a key opens nothing here.
 
-    `hosts`: the names that may be asked for; `named`: those of them under which a proxy may show our pages, whatever it asks us for.
+    `doors`: the names that may be asked for; and those of them under which a proxy may show our pages, whatever it asks us for.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Hosts, named: Hosts, keys: AdminKeys, is_clients: Callable[[bytes], bool]):
+    def __init__(
+        self, app: ASGIApp, doors: Doors, keys: AdminKeys, is_clients: Callable[[bytes], bool], rng: random.Random
+    ):
         self._app = app
-        self._hosts = hosts
-        self._named = named
+        self._doors = doors
+        self._rng = rng
         self._keys = keys
         self._is_clients = is_clients
         self._wrong = WrongKeys()
@@ -76,14 +80,15 @@ class Door:
             await self._app(scope, receive, send)
             return
         scope.get("extensions", {}).pop(EXTENSION, None)  # see `router.edge.turn_of`
+        headers = _once(scope["headers"])
+        request_id = request_id_of({name: value for name, value in headers.items() if value is not None}, self._rng)
 
         async def send_private(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *_ALWAYS]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id), *_ALWAYS]
             await send(message)
 
         try:
-            headers = _once(scope["headers"])
             self._check_origin(headers)
             role = await self._role(headers, scope)
             if scope["method"] not in _READS and role is not Role.OPERATOR:
@@ -100,7 +105,7 @@ class Door:
 
     def _check_origin(self, headers: dict[bytes, bytes | None]) -> None:
         host, origin = headers.get(b"host"), headers.get(b"origin", b"")
-        fault = self._hosts.fault_of(host.decode("latin-1")) if host is not None else None
+        fault = self._doors.hosts.fault_of(host.decode("latin-1")) if host is not None else None
         if fault is not None:
             raise CallFailed(fault)
         if headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
@@ -117,7 +122,7 @@ class Door:
         if parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query:
             return False
         asked = host.decode("latin-1").lower() if host is not None else ""
-        return parts.netloc.lower() == asked or self._named.is_named(parts.netloc)
+        return parts.netloc.lower() == asked or self._doors.named.is_named(parts.netloc)
 
     async def _role(self, headers: dict[bytes, bytes | None], scope: Scope) -> Role:
         now_s = asyncio.get_running_loop().time()

@@ -149,6 +149,14 @@ async def test_no_answer_and_no_line_of_the_log_holds_a_key_or_a_password(
     assert not [mark for mark in told for text in texts if mark in text]
 
 
+async def test_every_answer_has_an_id_the_callers_own_if_it_is_a_sane_one(admin: Admin) -> None:
+    ids = [(await admin.get(path)).headers["x-request-id"] for path in ("status", "nothing", "status")]
+    assert len(set(ids)) == 3
+    assert (await admin.get("status", x_request_id="mine-1")).headers["x-request-id"] == "mine-1"
+    admin.key = None
+    assert (await admin.get("status", x_request_id="mine-2")).headers["x-request-id"] == "mine-2"
+
+
 async def test_the_running_configuration_is_told_whole_with_its_defaults(admin: Admin) -> None:
     config = (await admin.get("config")).json()
     assert config["models"]["jane"]["split"] == {"a": 0.95, "b": 0.05}
