@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,12 @@ pytest.register_assert_rewrite(
     "tests.faults.invariants",
     "tests.faults.stage",
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_state_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What routers that are child processes keep for their user goes with the tests."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
 @pytest.fixture(scope="session")

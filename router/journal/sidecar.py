@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import glob
 import hashlib
 import logging
 import os
@@ -57,7 +58,7 @@ class Sidecar:
         if self.path is None:
             return ()
         try:
-            return _ALL.decode(await asyncio.to_thread(self.path.read_bytes))
+            return _ALL.decode(await asyncio.to_thread(_read, self.path))
         except FileNotFoundError:
             return ()
         except (OSError, ValueError, msgspec.DecodeError) as exc:
@@ -104,6 +105,15 @@ class Sidecar:
             with contextlib.suppress(OSError):
                 new.unlink()
             raise
+
+
+def _read(path: Path) -> bytes:
+    """What is in it. What processes left that were killed while they wrote goes."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*.new"):
+        pid = left.suffixes[-2].removeprefix(".")
+        if pid.isdecimal() and not Path("/proc", pid).exists():
+            left.unlink(missing_ok=True)
+    return path.read_bytes()
 
 
 def _end_of(everything: Sequence[Kept]) -> tuple[Kept, ...]:

@@ -57,6 +57,15 @@ async def test_of_many_revisions_in_a_row_the_last_is_there_in_the_end(tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["last.json"]
 
 
+async def test_what_killed_processes_left_goes_and_what_others_are_writing_stays(tmp_path: Path) -> None:
+    ended = await asyncio.create_subprocess_exec("true")
+    await ended.wait()
+    for pid in (ended.pid, os.getpid()):
+        (tmp_path / f"last.json.{pid}.new").write_bytes(b"half")
+    assert await Sidecar(tmp_path / "last.json").read() == ()
+    assert [path.name for path in tmp_path.iterdir()] == [f"last.json.{os.getpid()}.new"]
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[1]", b'[{"revision": {}}]', b"\xff\xfe", b'[{"revision":{"kind":"dance"}}]']
 )
