@@ -79,11 +79,13 @@ def test_any_bytes_are_read_without_an_error(bodies: list[bytes], asked: str) ->
         assert dialect.abilities(bodies, asked, ()) == NOT_SAID
 
 
+MEDIA = {"images", "audio", "video", "files"}
+BEFORE_TOOLS = {"best_of", "echo", "suffix", "functions"}
 LACKING: list[tuple[str, set[str]]] = [
     ("openai", set()),
-    ("vllm", {"images", "audio", "video", "files"}),
-    ("llama-server", {"images", "audio", "video", "files", "tokenize"}),
-    ("lmstudio", {"images", "audio", "video", "files", "tokenize", "n", "logprobs"}),
+    ("vllm", MEDIA | {"best_of", "functions", "suffix"}),
+    ("llama-server", MEDIA | {"tokenize"} | BEFORE_TOOLS),
+    ("lmstudio", MEDIA | {"tokenize", "n", "logprobs"} | BEFORE_TOOLS),
 ]
 
 
