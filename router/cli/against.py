@@ -17,11 +17,12 @@ from policies.revisions import ModelState, RoutingState, filed
 from router.admin.plain_config import plain_config
 from router.cli.remote import Remote
 from router.config import Config
+from router.config.pinned import SERVER, STORE
 from router.config.problems import dotted
 from router.routing import desired
 
 SHOWN_CHARS = 60  # of a value: enough to recognise it, short enough for one line
-AT_RESTART = (("server",), ("store",))
+AT_RESTART = (*(("server", key) for key in SERVER), *(("store", key) for key in STORE))
 
 
 @dataclass(frozen=True, slots=True)

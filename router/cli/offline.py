@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import sqlalchemy as sa
 from pydantic import ValidationError
 
@@ -90,8 +91,7 @@ def change_on_store(config: Config, change: Change, body: type[Body], act: Act) 
             revision = await act(offline, by)
             document = revision_document(journal.revisions, revision, revision.model or None)
             changed = revision.number > before or offline.is_repeat
-            made = Changed(revision=document, changes=document.changes if changed else [], changed=changed)
-            return made.model_dump(mode="json")
+            return _plain(Changed(document, document.changes if changed else [], changed))
 
         return await _opened(config, of)
 
@@ -108,7 +108,7 @@ def history_in_store(config: Config, model: str, limit: int) -> dict[str, Any]:
             if model not in config.models and all(model not in each.state.models for each in revisions):
                 raise NotPossible(f"there is no model {model}; there are {', '.join(sorted(config.models))}")
             documents = [revision_document(revisions, each, model) for each in concerning(revisions, model)]
-            return History(revisions=documents[::-1][:limit]).model_dump(mode="json")
+            return _plain(History(documents[::-1][:limit]))
 
         return await _opened(config, of)
 
@@ -149,6 +149,12 @@ def status_in_store(config: Config) -> dict[str, Any]:
         "store": {"url": plain_url(config.store.url), "trouble": ""},
         "file": None,
     }
+
+
+def _plain(document: Changed | History) -> dict[str, Any]:
+    """As the admin API writes it."""
+    plain: dict[str, Any] = msgspec.to_builtins(document)
+    return plain
 
 
 def _given(split: dict[str, float]) -> dict[str, str]:

@@ -84,6 +84,7 @@ def test_a_file_that_catches_up_with_a_command_changes_nothing() -> None:
         pytest.param({"model": "hedge: {after_s: 2}"}, "models.jane.hedge.after_s: unset -> 2", id="a new section"),
         pytest.param({"model": "sampling: {top_p: 0.5}"}, "models.jane.sampling.top_p: unset -> 0.5", id="free form"),
         pytest.param({"server": "{port: 8001}"}, "server.port: 8000 -> 8001 (with a restart only)", id="a restart"),
+        pytest.param({"server": "{queue_size: 9}"}, "server.queue_size: 1024 -> 9", id="a key of the door"),
         pytest.param(
             {"more": "  cloud: {kind: openai, url: http://127.0.0.1:9}"}, "backends.cloud is new", id="a new backend"
         ),
