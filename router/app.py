@@ -95,7 +95,12 @@ def build_app(config: Config, env: Mapping[str, str], team: Alone = ALONE, file:
         title="Crossfade",
         lifespan=_lifespan(parts, team, monitor, reload),
     )
-    reload.on_taken = lambda: app.serve_at(_table(parts))
+
+    def taken() -> None:
+        app.serve_at(_table(parts))
+        team.takes(parts.config)
+
+    reload.on_taken = taken
     app.state.reload = reload
     _add_routes(app, parts, team)
     return app

@@ -19,6 +19,8 @@ from pathlib import Path
 import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from router.accepted import Accepted
+from router.config import Config
 from router.limits import OWN, Limits
 from router.metrics import as_text
 from router.shared import Shared
@@ -42,6 +44,9 @@ class Alone:
         """While it serves. `own`: its metrics, as they are now."""
         yield
 
+    def takes(self, config: Config) -> None:
+        """A changed configuration is in effect."""
+
     async def exposition(self, own: Own) -> bytes:
         """The text that Prometheus scrapes, of the whole router."""
         return as_text(own())
@@ -52,7 +57,7 @@ ALONE = Alone()
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a worker stands, by descriptors that it inherited: the memory, its bell, all bells, the end of a pipe of its supervisor."""
+    """Where a worker stands, by descriptors that it inherited: memory, bells, the end of a pipe, and what is in effect."""
 
     me: int
     workers: int
@@ -61,6 +66,7 @@ class Place:
     hears: int
     rings: tuple[int, ...]
     lifeline: int
+    accepted: int
 
 
 class Team(Alone):
@@ -70,6 +76,7 @@ class Team(Alone):
         self._me = place.me
         self._folder = place.folder
         self._lifeline = place.lifeline
+        self._accepted = Accepted(place.accepted)
         self._shared = Shared(place.memory, place.workers, place.me)
         self._bells = Bells(place.hears, place.rings)
         self.limits = SharedLimits(self._shared, self._bells)
@@ -97,6 +104,9 @@ class Team(Alone):
             loop.remove_reader(self._bells.hears)
             loop.remove_reader(self._lifeline)
             server.close()
+
+    def takes(self, config: Config) -> None:
+        self._accepted.put(config)
 
     async def exposition(self, own: Own) -> bytes:
         mine = self._tell(own)

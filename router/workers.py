@@ -26,11 +26,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from router.config import Config, Server
+from router.accepted import Accepted
+from router.config import Config
 from router.serve import LAST_WORDS_S, LEAD_S
 from router.shared import Shared
 from router.team import Place
@@ -58,15 +58,15 @@ class Worker:
 
 
 class Supervisor:
-    """Runs `server.workers` processes on the `bound` sockets. `newest`: the configuration to start a worker with, now, from `file`."""
+    """Runs `server.workers` processes on the `bound` sockets, with the configuration from `file`, which they follow."""
 
-    def __init__(self, server: Server, bound: list[socket.socket], newest: Callable[[], Config], file: Path):
-        self._newest = newest
+    def __init__(self, config: Config, file: Path, bound: list[socket.socket]):
+        self._config = config
+        self._accepted = Accepted.made(config)
         self._file = file
         self._bound = bound
-        self._at_start = server
-        self._shared = Shared.made(server.workers)
-        pipes = [os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) for _ in range(server.workers)]
+        self._shared = Shared.made(config.server.workers)
+        pipes = [os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) for _ in range(config.server.workers)]
         self._rings = tuple(write for _, write in pipes)
         self._workers = [Worker(number, hears) for number, (hears, _) in enumerate(pipes)]
         self._lifeline, self._life = os.pipe()
@@ -131,7 +131,7 @@ class Supervisor:
         if sig == signal.SIGHUP:
             return
         is_first = self._kill_at_s is None
-        takes_s = LEAD_S + max(self._at_start.drain_s, self._newest().server.drain_s) if is_first else 0.0
+        takes_s = LEAD_S + self._in_effect().server.drain_s if is_first else 0.0
         self._kill_at_s = time.monotonic() + takes_s + LAST_WORDS_S + KILLED_AFTER_S
         for each in self._bound:
             each.close()  # the workers have their own, and close them when others had time to hear of the stop
@@ -153,19 +153,24 @@ class Supervisor:
             worker.hears,
             self._rings,
             self._lifeline,
+            self._accepted.descriptor,
         )
-        task = handed(Task(_bound_as(self._at_start, self._newest()), self._file, listeners, place))
+        task = handed(Task(self._in_effect(), self._file, listeners, place))
         try:
             worker.process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-P", "-m", "router.worker", str(task)],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(task, *listeners, place.memory, place.hears, *place.rings, place.lifeline),
+                pass_fds=(task, *listeners, place.memory, place.hears, *place.rings, place.lifeline, place.accepted),
                 start_new_session=True,
             )
         finally:
             os.close(task)
         worker.started_s = time.monotonic()
         self._shared.started(worker.number, worker.process.pid)
+
+    def _in_effect(self) -> Config:
+        self._config = self._accepted.last() or self._config
+        return self._config
 
     def _ended(self, worker: Worker, status: int) -> None:
         assert worker.process is not None, "who does not run does not end"
@@ -187,13 +192,6 @@ class Supervisor:
         log.error(
             "worker %d (pid %d) ended with %s; it is started anew %s", worker.number, pid, _described(status), when
         )
-
-
-def _bound_as(start: Server, config: Config) -> Config:
-    """The configuration on the addresses that were bound at the start: others need a restart of the whole."""
-    admin = config.server.admin.model_copy(update={"host": start.admin.host, "port": start.admin.port})
-    update = {"host": start.host, "port": start.port, "workers": start.workers, "admin": admin}
-    return config.model_copy(update={"server": config.server.model_copy(update=update)})
 
 
 def _private_folder() -> Path:

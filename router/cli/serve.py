@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from router.cli.options import DEFAULT_FILE
-from router.config import Config, ConfigInvalid, load, pinned
+from router.config import ConfigInvalid, load
 
 
 def serve(
@@ -45,18 +43,6 @@ def serve(
         typer.echo(f"crossfade: the admin API listens on http://{own[0]}:{own[1]}", err=True)
     if server.workers == 1:
         run(loaded.config, os.environ, bound, config)
-    elif trouble := Supervisor(server, bound, newest(config, loaded.config), config).run():
+    elif trouble := Supervisor(loaded.config, config, bound).run():
         typer.echo(f"crossfade: {trouble}", err=True)
         raise typer.Exit(1)
-
-
-def newest(file: Path, config: Config) -> Callable[[], Config]:
-    """What a process that starts later is to serve: the file as it is then, or as it last was when it was valid."""
-
-    def read() -> Config:
-        nonlocal config
-        with suppress(ConfigInvalid):  # whoever runs has refused it, too
-            config, _ = pinned(config, load(file, os.environ).config)
-        return config
-
-    return read

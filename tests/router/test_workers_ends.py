@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -147,6 +148,35 @@ async def test_a_worker_that_cannot_start_is_tried_again_later_and_later(
         spoilt.unlink()
         await all_up(router)
         assert (await metrics(router))["crossfade_worker_restarts_total"]['worker="0"'] >= 3
+
+
+async def test_a_worker_that_starts_later_begins_with_what_is_in_effect_and_not_with_what_was_refused(
+    crowd: Crowd, backend: Upstream
+) -> None:
+    crowd.stays_s = 0.0
+    config = config_for(backend.url)
+    config["backends"]["b"] = {"kind": "vllm", "url": backend.url}
+    config["models"]["jane"]["on"]["b"] = "real"
+    async with workers(config) as router:
+        config["models"]["jane"]["split"] = {"a": 0.5, "b": 0.5}
+        router.file.write_text(json.dumps({**router.config, **config, "server": router.config["server"]}))
+        async with asyncio.timeout(10):
+            while (await metrics(router))["crossfade_revision"][""] < 2 or router.log().count("is in effect") < 2:
+                await asyncio.sleep(0.05)
+        router.file.write_text("models: {jane: {on: {}}}")
+        async with asyncio.timeout(10):
+            while router.log().count("the file is refused") < 2:
+                await asyncio.sleep(0.05)
+        for pid in await pids(router):
+            os.kill(pid, signal.SIGKILL)
+        await until_ended([pid])
+        async with asyncio.timeout(20):
+            while router.log().count("the file is refused") < 4:
+                await asyncio.sleep(0.05)
+        await all_up(router)
+        found = await metrics(router)
+        assert found["crossfade_share"] == {'backend="a",model="jane"': 0.5, 'backend="b",model="jane"': 0.5}
+        assert found["crossfade_revision"][""] == 2, "they had nothing to say that was not said before"
 
 
 def test_where_no_worker_can_start_it_ends_with_1_and_one_sentence(tmp_path: Path) -> None:
