@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,8 +56,10 @@ class Server:
     def kill(self) -> None:
         """End it as a power cut would, for its processes."""
         os.kill(int((self._data / "postmaster.pid").read_text().split()[0]), signal.SIGQUIT)
+        ends_s = time.monotonic() + 20
         while (self._data / "postmaster.pid").exists():
-            os.sched_yield()
+            assert time.monotonic() < ends_s, f"the server does not end: {self._log()}"
+            time.sleep(0.005)
 
     def database(self) -> str:
         """The URL of a fresh database."""
@@ -94,8 +97,8 @@ class Server:
 
 @contextmanager
 def running(is_durable: bool = False) -> Iterator[Server]:
-    """A server that runs while the block does; its folder is short, because sockets' paths may have 107 characters."""
-    folder = Path(tempfile.mkdtemp(prefix="crossfade-pg-"))
+    """A server that runs while the block does. Its folder's path is short, as a socket's must be, and open to other users."""
+    folder = Path(tempfile.mkdtemp(prefix="crossfade-pg-", dir="/tmp"))
     try:
         server = Server(folder, is_durable)
         server.start()
