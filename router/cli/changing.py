@@ -15,10 +15,9 @@ def changed(target: Target, change: Change, body: type[Body], act: Act) -> dict[
     try:
         return {**target.remote.change(change), "through": "router"}
     except NotThere as gone:
-        if target.config is None:
-            raise
+        config = target.its_config(gone)
         try:
-            document = change_on_store(target.config, change, body, act)
+            document = change_on_store(config, change, body, act)
         except Refused as exc:
             said = f"{gone.said}; in its store {target.store} nothing was changed: {exc}"
             raise Refused(said, exc.code) from exc

@@ -50,7 +50,7 @@ def _compare(path: Path, loaded: Loaded, url: str, as_json: bool) -> None:
     from router.cli.target import remote_of
 
     with refusals(as_json):
-        found = against(loaded.config, remote_of(loaded.config, url, os.environ))
+        found = against(loaded.config, remote_of((loaded.config.server, loaded.config.store), url, os.environ))
     if as_json:
         typer.echo(_document(path, loaded, (), found.as_json()))
     else:

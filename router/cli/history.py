@@ -39,9 +39,7 @@ def _found(whom: Whom, model: str, limit: int) -> dict[str, Any]:
     try:
         return {**target.remote.get("/history", model=model, limit=limit), "through": "router"}
     except NotThere as gone:
-        if target.config is None:
-            raise
-        document = history_in_store(target.config, model, limit)
+        document = history_in_store(target.its_config(gone), model, limit)
         note(f"{gone.said}; this is what its store {target.store} holds.")
         return {**document, "through": "store"}
 

@@ -55,9 +55,7 @@ def _found(whom: Whom) -> tuple[dict[str, Any], str]:
     try:
         return {**target.remote.get("/status"), "through": "router"}, target.remote.url
     except NotThere as gone:
-        if target.config is None:
-            raise
-        document = status_in_store(target.config)
+        document = status_in_store(target.its_config(gone))
         note(f"{gone.said}; this is what its store {target.store} holds.")
         return {**document, "through": "store"}, "not running"
 

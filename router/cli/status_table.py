@@ -16,6 +16,7 @@ from router.cli.answers import plain
 
 Document = Mapping[str, Any]
 GOOD, ODD, BAD = "green", "yellow", "bold red"
+WHOLE_URL_CHARS = 28  # http://255.255.255.255:65535; beside it a state still has 24 of 80
 IN_ROTATION = "in_rotation"
 _STYLES = {IN_ROTATION: GOOD, "draining": ODD, "probing": ODD}
 
@@ -53,7 +54,8 @@ def _model(name: str, model: Document) -> Table:
     grid.add_column("share", justify="right", no_wrap=True)
     if model["drift"]:
         grid.add_column("file", justify="right", no_wrap=True)
-    grid.add_column("replica", overflow="fold")
+    urls = [len(replica["url"]) for row in model["backends"].values() for replica in row["replicas"]]
+    grid.add_column("replica", overflow="fold", min_width=min(max(urls, default=0), WHOLE_URL_CHARS))
     grid.add_column("state", overflow="fold")
     grid.add_column("calls", justify="right", no_wrap=True)
     file_split = model["file_split"] or {}

@@ -11,22 +11,22 @@ from urllib.parse import urlsplit
 
 import typer
 
-from router.admin.keys import KeyUnusable, admin_key_file, operator_key
+from router.admin.keys import KeyUnusable, admin_key_file, read_key
 from router.admin.status import plain_url
 from router.cli.options import DEFAULT_FILE, Whom
-from router.cli.remote import Refused, Remote
-from router.config import Config, load
+from router.cli.remote import NotThere, Refused, Remote
+from router.config import Config, ConfigInvalid, Server, Store, load, load_whereabouts
 
 KEY_ENV = "CROSSFADE_ADMIN_KEY"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A router. `config` and `file`: its configuration, where that is at hand; None where only its address is known."""
+    """A router. `config`: its configuration; None where that is not at hand or, as `problem` says, cannot be used."""
 
     remote: Remote
-    config: Config | None
-    file: Path | None
+    config: Config | None = None
+    problem: str = ""
 
     @property
     def store(self) -> str:
@@ -38,16 +38,25 @@ class Target:
         """Whether other machines' routers may use the store."""
         return not self.store.startswith("sqlite")
 
+    def its_config(self, gone: NotThere) -> Config:
+        """The configuration, for doing without the router. Raises Refused where that cannot be."""
+        if self.config is None:
+            raise Refused(f"{gone.said}; its store is left alone: {self.problem}", gone.code) if self.problem else gone
+        return self.config
+
 
 def target_of(whom: Whom) -> Target:
     """The target of the options -c and --url. Raises Refused, ConfigInvalid, and BadParameter for what is no address."""
     env, url = os.environ, whom.url
     if url is not None and whom.file is None:
         key = env.get(KEY_ENV, "").strip()
-        return Target(_remote(_checked(url), key, f"Set {KEY_ENV} to the router's admin key."), None, None)
+        return Target(_remote(_checked(url), key, f"Set {KEY_ENV} to the router's admin key."))
     path = file_of(whom)
-    config = load(path, env).config
-    return Target(remote_of(config, url, env), config, path)
+    try:
+        config = load(path, env).config
+    except ConfigInvalid as invalid:  # no reason to keep anybody from taking a shift back
+        return Target(remote_of(load_whereabouts(path, env), url, env), problem=str(invalid.problems[0]))
+    return Target(remote_of((config.server, config.store), url, env), config)
 
 
 def file_of(whom: Whom) -> Path:
@@ -55,20 +64,21 @@ def file_of(whom: Whom) -> Path:
     return whom.file or Path(os.environ.get("CROSSFADE_CONFIG") or DEFAULT_FILE)
 
 
-def remote_of(config: Config, url: str | None, env: Mapping[str, str]) -> Remote:
-    """The admin API of the router of this configuration; at `url`, if that is given. Raises BadParameter."""
-    key_env = config.server.admin.key_env
+def remote_of(whereabouts: tuple[Server, Store], url: str | None, env: Mapping[str, str]) -> Remote:
+    """The admin API of the router with these sections; at `url`, if that is given. Raises Refused and BadParameter."""
+    server, store = whereabouts
+    kept, key = admin_key_file(store.url), env.get(server.admin.key_env, "").strip()
+    hint = f"Set {server.admin.key_env}, or run this as the user who runs the router: its key is in {kept}."
     try:
-        key, hint = operator_key(config, env), f"Set {key_env}, or run this as the user who runs the router"
-        hint += f": its key is in {admin_key_file(config.store.url)}."
+        key = key or read_key(kept)
     except KeyUnusable as unusable:
-        key, hint = "", f"{unusable}."
-    return _remote(_checked(url) if url is not None else address_of(config), key, hint)
+        hint = f"{unusable}."
+    return _remote(_checked(url) if url is not None else address_of(server), key, hint)
 
 
-def address_of(config: Config) -> str:
-    """Where the router of this configuration can be reached from this machine."""
-    server, admin = config.server, config.server.admin
+def address_of(server: Server) -> str:
+    """Where the admin API of this router can be reached from this machine."""
+    admin = server.admin
     host, port = (admin.host or server.host), (admin.port or server.port)
     try:
         ip = ip_address(host)

@@ -1,7 +1,7 @@
 """The configuration: a YAML file, read into frozen models, or refused with every problem in it."""
 
 from router.config.backend import BackendConfig, BackendTimeouts, Engine
-from router.config.loading import Loaded, content_of, load, load_content, loads
+from router.config.loading import Loaded, content_of, load, load_content, load_whereabouts, loads
 from router.config.pinned import pinned
 from router.config.problems import ConfigInvalid, Problem
 from router.config.references import is_loopback
@@ -53,6 +53,7 @@ __all__ = [
     "is_loopback",
     "load",
     "load_content",
+    "load_whereabouts",
     "loads",
     "pinned",
 ]

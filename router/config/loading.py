@@ -12,6 +12,7 @@ from router.config import pending, references, wording
 from router.config.document import MAX_BYTES, Document, Unreadable, read
 from router.config.problems import ConfigInvalid, Finding, KeyPath, Problem, dotted
 from router.config.root import Config
+from router.config.server import Server, Store
 
 SQLITE = "sqlite:///"
 
@@ -39,6 +40,23 @@ def content_of(path: Path) -> bytes:
         raise _unusable(str(path), 0, f"The file cannot be read: {reason}.", "Name a file with -c FILE.") from exc
 
 
+def load_whereabouts(path: Path, env: Mapping[str, str]) -> tuple[Server, Store]:
+    """Where a router listens and what it keeps, by a file that may be wrong elsewhere, or whose variables are not all set here.
+
+    Raises ConfigInvalid where just that cannot be told.
+    """
+    content = content_of(path)
+    try:
+        document = read(content.decode("utf-8-sig", "replace"), env)
+        sections = document.tree if isinstance(document.tree, dict) else {}
+        server, store = (sections.get(name) or {} for name in ("server", "store"))
+        return Server.model_validate(server), _beside(Store.model_validate(store), path)
+    except Unreadable as exc:
+        raise _unusable(str(path), exc.line, exc.message, exc.remedy) from exc
+    except ValidationError as exc:
+        raise ConfigInvalid(_problems(str(path), document, wording.findings(exc.errors(include_url=False)))) from exc
+
+
 def load_content(content: bytes, path: Path, env: Mapping[str, str]) -> Loaded:
     """The configuration that `content`, read from `path`, is. Raises ConfigInvalid with every problem that it has."""
     try:
@@ -47,19 +65,19 @@ def load_content(content: bytes, path: Path, env: Mapping[str, str]) -> Loaded:
         line = content[: exc.start].count(b"\n") + 1
         raise _unusable(str(path), line, "The file is not UTF-8 text here.", "Save it as UTF-8.") from exc
     loaded = loads(text, env, str(path))
-    return Loaded(_beside(loaded.config, path), loaded.notices)
+    store = _beside(loaded.config.store, path)
+    return Loaded(loaded.config.model_copy(update={"store": store}), loaded.notices)
 
 
-def _beside(config: Config, path: Path) -> Config:
+def _beside(store: Store, path: Path) -> Store:
     """A store without a folder of its own lies beside the file, wherever who reads it was started.
 
     By the name that the file was given: a mounted ConfigMap is a link, to another folder after each change.
     """
-    name = config.store.url.removeprefix(SQLITE)
-    if name == config.store.url or name.startswith("/"):
-        return config
-    store = config.store.model_copy(update={"url": f"{SQLITE}{path.absolute().parent / name}"})
-    return config.model_copy(update={"store": store})
+    name = store.url.removeprefix(SQLITE)
+    if name == store.url or name.startswith("/"):
+        return store
+    return store.model_copy(update={"url": f"{SQLITE}{path.absolute().parent / name}"})
 
 
 def loads(text: str, env: Mapping[str, str], file_name: str = "<text>") -> Loaded:

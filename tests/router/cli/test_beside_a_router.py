@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -178,3 +178,35 @@ async def test_the_key_that_the_router_made_is_found_beside_the_store_and_its_ow
             assert (router.folder / "crossfade.db.admin-key").stat().st_mode & 0o777 == 0o600
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.splitlines()[1] == "    jane: is new"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param(lambda text: text.replace("{a: 0.95", "{a: 0.5"), id="shares that do not sum to 1"),
+        pytest.param(
+            lambda text: text.replace("kind: vllm", "kind: vllm, key_env: NOT_SET_HERE"),
+            id="a variable that is not set in this shell",
+        ),
+        pytest.param(lambda text: text + "servr: {}\n", id="a key that is none"),
+    ],
+)
+async def test_a_file_with_problems_keeps_nobody_from_taking_a_shift_back(
+    desk: Desk, broken: Callable[[str], str]
+) -> None:
+    await desk.ask("shift", "jane", "b=0.25", "--reason", "canary")
+    desk.file.write_text(broken(desk.file.read_text()))
+    result = await desk.ask("rollback", "jane")
+    assert (result.exit_code, result.stdout.splitlines()[-1], result.stderr) == (0, "revision 3", "")
+    assert (await desk.ask("status")).exit_code == 0
+
+
+async def test_a_file_that_does_not_say_where_its_router_is_is_told_with_its_problems(desk: Desk) -> None:
+    for text, said in (
+        (re.sub(r"port: \d+", "port: zero", desk.file.read_text()), "server.port"),
+        ("server: {port: 1", "This is not YAML"),
+    ):
+        desk.file.write_text(text)
+        result = await desk.ask("rollback", "jane")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert said in result.stderr and result.stderr.count("\n") == 1

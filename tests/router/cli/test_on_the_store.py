@@ -148,6 +148,17 @@ def test_a_store_that_cannot_be_used_is_one_sentence(desk: Desk) -> None:
     assert result.stderr.count("\n") == 1 and "Traceback" not in result.output
 
 
+@pytest.mark.parametrize("words", [("rollback", "jane"), ("status",), ("history", "jane")], ids=" ".join)
+def test_the_store_of_a_file_with_problems_is_left_alone(desk: Desk, words: tuple[str, ...]) -> None:
+    desk.file.write_text(desk.file.read_text() + "servr: {}\n")
+    result = desk.run(*words)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"{desk.gone}; its store is left alone: {desk.file}:11: servr is not a key of the configuration. "
+        "Did you mean `server`?\n"
+    )
+
+
 def test_only_an_address_leaves_no_store_to_use(desk: Desk) -> None:
     result = run("shift", "jane", "b=1", "--reason", "r", "--url", desk.url)
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"{desk.gone}.\n")
