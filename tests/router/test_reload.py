@@ -3,82 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from router.fleet import Fleet
-from router.parts import Parts
-from router.reload import Reload
-from tests.running import Router, config_for, running_on
-from tests.upstream import Upstream, says
-
-
-@dataclass
-class Desk:
-    """A running router, its insides, and its file."""
-
-    router: Router
-    file: Path
-
-    @property
-    def parts(self) -> Parts:
-        parts: Parts = self.router.server.config.loaded_app.parts
-        return parts
-
-    @property
-    def fleet(self) -> Fleet:
-        return self.parts.fleet
-
-    @property
-    def reload(self) -> Reload:
-        reload: Reload = self.router.server.config.loaded_app.state.reload
-        return reload
-
-    async def write(self, text: str) -> None:
-        """Replace the file, as editors do."""
-        draft = self.file.with_suffix(".new")
-        draft.write_text(text)
-        draft.replace(self.file)
-
-    async def until(self, is_true: Callable[[], Any]) -> None:
-        """Wait until it is true."""
-        async with asyncio.timeout(10):
-            while not is_true():
-                self.reload.soon()
-                await asyncio.sleep(0.01)
-
-    async def change(self, text: str) -> None:
-        """Write the file, and wait until it is in effect."""
-        before = self.parts.file.taken_at_s
-        await self.write(text)
-        await self.until(lambda: self.parts.file.taken_at_s != before)
-
-    async def refused(self, text: str) -> list[str]:
-        """Write the file, and wait until it is refused: the sentences."""
-        await self.write(text)
-        await self.until(lambda: self.parts.file.refused)
-        return list(self.parts.file.refused)
-
-    async def ready(self) -> Any:
-        return (await self.router.client.get("/health/ready")).json()
-
-
-@asynccontextmanager
-async def desk_on(tmp_path: Path, text: str, env: dict[str, str] | None = None) -> AsyncIterator[Desk]:
-    file = tmp_path / "crossfade.yaml"
-    file.write_text(text)
-    async with running_on(file, env) as router:
-        yield Desk(router, file)
-
-
-def splits(a: Upstream, b: Upstream, share: float, more: str = "") -> str:
-    return config_for({"a": a.url, "b": b.url}, f"split: {{a: {share}, b: {1 - share}}}\n{more}".strip())
+from router.fleet import LiveBackend, LiveModel, LiveReplica
+from tests.reloading import desk_on, splits
+from tests.running import config_for
+from tests.upstream import END, STREAM_HEAD, Connection, Received, Upstream, chunked, event, says
 
 
 async def test_a_changed_file_is_noticed_by_itself_and_becomes_a_revision(tmp_path: Path) -> None:
@@ -112,3 +47,133 @@ async def test_an_invalid_file_is_refused_with_its_lines_and_nothing_changes(
         await desk.write(splits(a, b, 1.0))
         await desk.until(lambda: not desk.parts.file.refused)
         assert "file" not in await desk.ready()
+
+
+@dataclass
+class Story:
+    """The script of a backend that streams one word, and the rest when it may."""
+
+    may_end: asyncio.Event = field(default_factory=asyncio.Event)
+    began: int = 0
+
+    async def __call__(self, _request: Received, connection: Connection) -> None:
+        words = [event({"role": "assistant", "content": ""}), event({"content": "Once "})]
+        await connection.write(STREAM_HEAD, *map(chunked, words))
+        self.began += 1
+        await self.may_end.wait()
+        rest = [event({"content": "upon a time"}), event({}, "stop"), b"data: [DONE]\n\n"]
+        await connection.write(*map(chunked, rest), END)
+
+
+async def test_a_stream_on_a_backend_that_is_replaced_ends_well_on_the_old_one(tmp_path: Path) -> None:
+    story = Story()
+    async with (
+        Upstream(story) as old,
+        Upstream(says("new")) as new,
+        desk_on(tmp_path, config_for({"a": old.url})) as desk,
+    ):
+        pool = desk.fleet.backends["a"].replicas[0].server.pool
+        running = asyncio.create_task(desk.router.chat(stream=True))
+        await desk.until(lambda: story.began)
+        await desk.change(config_for({"a": new.url}))
+        assert (await desk.router.chat()).json()["choices"][0]["message"]["content"] == "new"
+        story.may_end.set()
+        told = (await running).text
+        assert "upon a time" in told and told.rstrip().endswith("[DONE]")
+        await desk.until(lambda: pool.idle == 0)
+        assert len(old.received) == 1
+
+
+async def test_a_model_that_is_gone_is_a_404_and_its_stream_ends_well(tmp_path: Path) -> None:
+    story = Story()
+    async with Upstream(story) as a, desk_on(tmp_path, config_for({"a": a.url})) as desk:
+        running = asyncio.create_task(desk.router.chat(stream=True))
+        await desk.until(lambda: story.began)
+        await desk.change(config_for({"a": a.url}).replace("  jane:", "  kim:"))
+        assert (await desk.router.chat()).status_code == 404
+        assert [each["id"] for each in (await desk.router.client.get("/v1/models")).json()["data"]] == ["kim"]
+        story.may_end.set()
+        assert "upon a time" in (await running).text
+        kim = asyncio.create_task(desk.router.chat(model="kim", stream=True))
+        assert "upon a time" in (await kim).text
+        metrics = (await desk.router.client.get("/metrics")).text
+        assert 'crossfade_in_rotation{backend="a",model="kim"' in metrics
+        assert 'crossfade_in_rotation{backend="a",model="jane"' not in metrics
+        last = desk.parts.journal.last
+        assert last is not None and list(last.state.models) == ["kim"]
+
+
+async def test_a_call_that_waits_for_room_while_its_model_goes_is_a_404(tmp_path: Path) -> None:
+    story = Story()
+    async with Upstream(story) as a:
+        text = config_for({"a": a.url}, server="max_in_flight: 1")
+        async with desk_on(tmp_path, text) as desk:
+            first = asyncio.create_task(desk.router.chat(stream=True))
+            await desk.until(lambda: story.began)
+            second = asyncio.create_task(desk.router.chat())
+            await desk.until(lambda: desk.parts.admission.gate.waiting)
+            await desk.change(text.replace("  jane:", "  kim:"))
+            story.may_end.set()
+            assert (await first).status_code == 200
+            assert (await second).status_code == 404
+
+
+async def test_no_call_fails_while_the_file_changes_and_changes_back_under_load(tmp_path: Path) -> None:
+    async with Upstream(says("a")) as a, Upstream(says("b")) as b, Upstream(says("c")) as c:
+        files = [
+            config_for({"a": a.url, "b": b.url}, "split: {a: 0.5, b: 0.5}"),
+            config_for({"a": a.url, "b": c.url}, "split: {a: 0.5, b: 0.5}"),
+            config_for({"a": a.url, "b": b.url}, "split: {a: 0.1, b: 0.9}\nretry: {attempts_per_backend: 1}"),
+            config_for({"c": c.url}, server="max_in_flight: 300"),
+        ]
+        async with desk_on(tmp_path, files[0]) as desk:
+            is_over = asyncio.Event()
+            statuses: list[int] = []
+
+            async def client() -> None:
+                while not is_over.is_set():
+                    statuses.append((await desk.router.chat(stream=len(statuses) % 2 == 0)).status_code)
+
+            clients = [asyncio.create_task(client()) for _ in range(8)]
+            for _ in range(3):
+                for text in (*files[1:], files[0]):
+                    await desk.change(text)
+            is_over.set()
+            await asyncio.gather(*clients)
+            assert len(statuses) > 50 and set(statuses) == {200}
+            assert 'result="failed"' not in (await desk.router.client.get("/metrics")).text
+
+
+async def test_a_new_model_and_a_new_backend_are_served_and_watched(tmp_path: Path) -> None:
+    async with Upstream(says("a")) as a, Upstream(says("b")) as b, desk_on(tmp_path, config_for({"a": a.url})) as desk:
+        text = config_for({"a": a.url, "b": b.url}) + "\n  kim: {on: {b: real-kim}, split: {b: 1.0}}"
+        await desk.change(text)
+        assert (await desk.router.chat(model="kim")).headers["x-crossfade-backend"] == "b"
+        await desk.until(lambda: desk.fleet.backends["b"].replicas[0].probed_at_s is not None)
+
+
+async def test_changes_leave_no_task_no_connection_and_no_backend_behind(tmp_path: Path) -> None:
+    async with Upstream(says("a")) as a, Upstream(says("b")) as b, desk_on(tmp_path, config_for({"a": a.url})) as desk:
+        texts = [
+            config_for({"a": url}, f"split: {{a: 1.0}}\ntimeouts: {{total_s: {n}}}")
+            for n, url in ((30, b.url), (40, a.url))
+        ]
+
+        async def settled() -> tuple[int, int]:
+            await desk.until(lambda: not desk.reload._errands)
+            gc.collect()
+            alive = [each for each in gc.get_objects() if isinstance(each, LiveBackend | LiveModel | LiveReplica)]
+            return len(asyncio.all_tasks()), len(alive)
+
+        for text in texts:
+            await desk.change(text)
+            await desk.router.chat()
+        before = await settled()
+        for number in range(8):
+            for text in texts:
+                await desk.change(f"{text}\n# {number}")
+                if number % 2 == 0:
+                    await desk.router.chat()
+        tasks, alive = await settled()
+        assert alive == before[1]
+        assert tasks <= before[0] + 2  # connections of the last ones are read by a task each, in the scripted backends
