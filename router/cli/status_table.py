@@ -72,10 +72,8 @@ def _model(name: str, model: Document) -> Table:
 
 def _state(replica: Document) -> Text:
     state = "draining" if replica["is_draining"] else replica["state"]
-    said = Text(plain(state.replace("_", " ")), style=_STYLES.get(state, BAD))
-    if replica["reason"]:
-        said.append(f": {plain(replica['reason'])}", style="default")
-    return said
+    reason = f": {plain(replica['reason'])}" if replica["reason"] else ""
+    return Text.assemble((plain(state.replace("_", " ")), _STYLES.get(state, BAD)), reason)
 
 
 def _remarks(name: str, model: Document) -> Iterator[Text]:
