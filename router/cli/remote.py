@@ -21,6 +21,7 @@ from urllib.parse import quote, urlencode, urlsplit
 TIMEOUT_S = 10.0  # for each step of one request; a shift may have to probe a backend first, which takes 5 s at most
 MAX_BYTES = 64 << 20  # of one answer: a history of thousands of revisions is a few MB
 BASE = "/admin/api"
+MOST_CHARS = 100  # of an actor's name, as the admin API takes it
 
 
 class Refused(Exception):
@@ -74,7 +75,7 @@ def actor() -> str:
         user = getpass.getuser()
     except (OSError, KeyError):  # a user without a name, as in some containers
         user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
+    return f"{user}@{socket.gethostname()}"[:MOST_CHARS]
 
 
 class Remote:

@@ -54,6 +54,8 @@ def shift(  # each parameter is a word of the command line
         raise typer.BadParameter(STAND_ALONE)
     if not (pause or resume or shares):
         raise typer.BadParameter("name at least one backend and its share, such as vllm=0.25.")
+    if write and url and config is None:
+        raise typer.BadParameter("--write beside --url needs the file that is meant: -c FILE.")
     if write and over:
         raise typer.BadParameter(NOT_YET)
     with refusals(as_json):

@@ -65,6 +65,10 @@ WRONG = {
         ("shift", "jane", "b=1", "--over", "1h", "--write", "--reason", "r"),
         "--write and --over exclude each other: a changed file takes effect at once.",
     ),
+    "the file of another router": (
+        ("shift", "jane", "b=1", "--write", "--url", "http://h", "--reason", "r"),
+        "--write beside --url needs the file that is meant: -c FILE.",
+    ),
     "no model": (("rollback",), "Missing argument 'MODEL'"),
     "no such revision": (("rollback", "jane", "--to", "0"), "Invalid value for '--to'"),
     "no address": (("history", "jane", "--url", "here"), "the address is no URL of a router"),
