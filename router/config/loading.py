@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from router.config import pending, references, wording
 from router.config.document import MAX_BYTES, Document, Unreadable, read
+from router.config.parts import Section
 from router.config.problems import ConfigInvalid, Finding, KeyPath, Problem, dotted
 from router.config.root import Config
 from router.config.server import Server, Store
@@ -23,6 +24,13 @@ class Loaded:
 
     config: Config
     notices: tuple[Problem, ...]
+
+
+class _Whereabouts(Section):
+    """The sections that a router's address, keys and state follow from."""
+
+    server: Server = Field(default_factory=Server)
+    store: Store = Field(default_factory=Store)
 
 
 def load(path: Path, env: Mapping[str, str]) -> Loaded:
@@ -48,9 +56,9 @@ def load_whereabouts(path: Path, env: Mapping[str, str]) -> tuple[Server, Store]
     content = content_of(path)
     try:
         document = read(content.decode("utf-8-sig", "replace"), env)
-        sections = document.tree if isinstance(document.tree, dict) else {}
-        server, store = (sections.get(name) or {} for name in ("server", "store"))
-        return Server.model_validate(server), _beside(Store.model_validate(store), path)
+        tree = document.tree if isinstance(document.tree, dict) else {}
+        found = _Whereabouts.model_validate({name: tree[name] for name in _Whereabouts.model_fields if name in tree})
+        return found.server, _beside(found.store, path)
     except Unreadable as exc:
         raise _unusable(str(path), exc.line, exc.message, exc.remedy) from exc
     except ValidationError as exc:
