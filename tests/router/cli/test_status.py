@@ -182,15 +182,39 @@ def test_watching_and_one_document_exclude_each_other() -> None:
     assert run("status", "--watch", "--json").exit_code == 2
 
 
-async def test_watching_goes_on_until_ctrl_c_and_ends_with_0(desk: Desk) -> None:
+async def watching(desk: Desk, key: str = KEY) -> asyncio.subprocess.Process:
     command = (sys.executable, "-c", "from router.cli import main; main()", "status", "--watch", "-c", str(desk.file))
-    process = await asyncio.create_subprocess_exec(
-        *command, env={**os.environ, "CROSSFADE_ADMIN_KEY": KEY}, stdout=-1, stderr=-1
-    )
+    env = {**os.environ, "CROSSFADE_ADMIN_KEY": key}
+    return await asyncio.create_subprocess_exec(*command, env=env, stdout=-1, stderr=-1)
+
+
+async def until_said(process: asyncio.subprocess.Process, begin: str) -> None:
     assert process.stdout is not None
-    heads = 0
-    while heads < 2:
-        heads += (await process.stdout.readline()).startswith(desk.url.encode())
+    while not (line := await process.stdout.readline()).startswith(begin.encode()):
+        assert line, "it ended"
+
+
+async def test_watching_goes_on_until_ctrl_c_and_ends_with_0(desk: Desk) -> None:
+    process = await watching(desk)
+    await until_said(process, desk.url)
+    await until_said(process, desk.url)
     process.send_signal(signal.SIGINT)
     _, errors = await process.communicate()
     assert (process.returncode, errors) == (0, b"")
+
+
+async def test_watching_waits_for_a_router_that_has_gone(desk: Desk) -> None:
+    process = await watching(desk)
+    await until_said(process, desk.url)
+    assert desk.router is not None
+    desk.router.stop()
+    await until_said(process, "The router at ")
+    process.send_signal(signal.SIGINT)
+    _, errors = await process.communicate()
+    assert (process.returncode, errors) == (0, b"")
+
+
+async def test_watching_ends_where_nothing_will_be_told(desk: Desk) -> None:
+    process = await watching(desk, "wrong")
+    said, errors = await process.communicate()
+    assert (process.returncode, said, errors.count(b"\n")) == (1, b"", 1)
