@@ -101,6 +101,16 @@ async def test_connections_that_were_cut_while_nobody_used_them_fail_nobody(post
         assert await store.after(0) == [kept(1)]
 
 
+async def test_whoever_listens_hears_at_once_that_he_was_cut_off(postgres: Server) -> None:
+    url = postgres.database()
+    async with opened(url) as store:
+        await store.wait()  # it listens from here on
+        waiting = asyncio.create_task(store.wait())
+        await cut(url)
+        async with asyncio.timeout(1):
+            await waiting
+
+
 async def cut(url: str) -> None:
     await said(url, f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {OTHERS}")
 
