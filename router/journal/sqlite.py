@@ -56,21 +56,23 @@ class SqliteFile:
         self.path = Path(url.database or "").absolute()
         self.engine = _engine(self.path, "rw")
         self._watch: Watch | None = None
+        self._preparing = asyncio.Lock()  # one watch at a time
 
     def __str__(self) -> str:
         return f"sqlite:///{self.path}"
 
     async def prepare(self, fill: Fill) -> list[Kept]:
         """Use the file that is there; make one where there is none, or where it is damaged: the damaged one is set aside."""
-        try:
-            return await self._use(fill)
-        except Lost:
-            async with self._alone():
-                try:
-                    return await self._use(fill)  # somebody else may have done it meanwhile
-                except Lost:
-                    await self._make(fill)
+        async with self._preparing:
+            try:
                 return await self._use(fill)
+            except Lost:
+                async with self._alone():
+                    try:
+                        return await self._use(fill)  # somebody else may have done it meanwhile
+                    except Lost:
+                        await self._make(fill)
+                    return await self._use(fill)
 
     async def begin(self, connection: AsyncConnection) -> None:
         """Keep other writers out from here on; a plain BEGIN would do so only at the first statement that writes."""

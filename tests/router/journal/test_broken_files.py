@@ -183,6 +183,17 @@ async def test_what_is_committed_is_on_the_disk_and_readers_do_not_wait_for_it(f
     await place.close()
 
 
+async def test_a_store_that_is_opened_several_times_at_once_lets_its_file_go_when_it_is_closed(filled: Path) -> None:
+    def held() -> list[Path]:
+        descriptors = list(Path("/proc/self/fd").iterdir())  # that of the folder itself is gone by then
+        return [each.readlink() for each in descriptors if each.is_symlink() and each.readlink() == filled]
+
+    async with opened(f"sqlite:///{filled}") as store:
+        assert await asyncio.gather(*(store.open() for _ in range(4))) == [HELD] * 4
+        assert held()
+    assert held() == []
+
+
 async def test_many_processes_that_notice_at_once_set_the_file_aside_once(filled: Path) -> None:
     stores = [Store(f"sqlite:///{filled}") for _ in range(6)]
     overwrite_the_header(filled)
