@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ import os, sys
 if "router.worker" in sys.orig_argv and os.path.exists({file!r}):
     os._exit(3)
 """
+
+WAITS = ("in 0.25 s", "in 0.5 s", "in 1 s")
 
 
 def config_for(url: str, **server: Any) -> dict[str, Any]:
@@ -143,9 +146,12 @@ async def test_a_worker_that_cannot_start_is_tried_again_later_and_later(
         spoilt.touch()
         os.kill((await pids(router))[0], signal.SIGKILL)
         async with asyncio.timeout(20):
-            while "ended with exit status 3; it is started anew in 0.5 s" not in router.log():
+            while "ended with exit status 3; it is started anew in 1 s" not in router.log():
                 assert (await chat(client)).status_code == 200, "the other one serves"
         spoilt.unlink()
+        ended_at = {wait: instant(line) for line in router.log().splitlines() for wait in WAITS if line.endswith(wait)}
+        assert ended_at["in 0.5 s"] - ended_at["in 0.25 s"] >= timedelta(seconds=0.25)
+        assert ended_at["in 1 s"] - ended_at["in 0.5 s"] >= timedelta(seconds=0.5)
         await all_up(router)
         assert (await metrics(router))["crossfade_worker_restarts_total"]['worker="0"'] >= 3
 
@@ -177,6 +183,11 @@ async def test_a_worker_that_starts_later_begins_with_what_is_in_effect_and_not_
         found = await metrics(router)
         assert found["crossfade_share"] == {'backend="a",model="jane"': 0.5, 'backend="b",model="jane"': 0.5}
         assert found["crossfade_revision"][""] == 2, "they had nothing to say that was not said before"
+
+
+def instant(line: str) -> datetime:
+    """When a line was written to the log."""
+    return datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f")
 
 
 def test_where_no_worker_can_start_it_ends_with_1_and_one_sentence(tmp_path: Path) -> None:
