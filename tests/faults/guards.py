@@ -14,6 +14,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.router.journal.guards import GUARDS_OF_THE_STORE
+
 ROOT = Path(__file__).parents[2]
 RUN_S = 180.0
 TABLE = "tests/faults/test_table.py"
@@ -238,6 +240,7 @@ GUARDS = [
     guard("a split that others share is not edited", "router/config/editing.py",
           ('if node.kind == "alias" or node.anchor in aliased:', "if False:"), EDITING),
     guard("an edit that was not understood is not written", "router/config/editing.py", ("if not is_right:", "if False:"), EDITING),
+    *(Guard(name, file, old, new, (tests,)) for name, file, old, new, tests in GUARDS_OF_THE_STORE),
 ]  # fmt: skip
 
 
