@@ -74,10 +74,15 @@ async def until_closed(router: RunningRouter) -> None:
 
 
 async def until_ended(there: list[int]) -> None:
-    """Wait until none of these processes runs."""
-    async with asyncio.timeout(15):
-        while any(is_there(pid) for pid in there):
-            await asyncio.sleep(0.02)
+    """Wait until none of these processes runs; who still does after that, and should not, is killed."""
+    try:
+        async with asyncio.timeout(10):
+            while any(is_there(pid) for pid in there):
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        for pid in filter(is_there, there):
+            os.kill(pid, signal.SIGKILL)
+        raise
 
 
 async def test_sigterm_lets_running_calls_finish_and_the_status_says_that_all_went_well(
@@ -125,10 +130,12 @@ async def test_workers_whose_supervisor_is_killed_finish_their_calls_and_end(
         calls = await running_calls(crowd, client)
         there = await pids(router)
         os.kill(router.pid, signal.SIGKILL)
-        await until_closed(router)
-        crowd.let_go.set()
-        assert {each.status_code for each in await asyncio.gather(*calls)} == {200}
-        await until_ended(there)
+        try:
+            await until_closed(router)
+            crowd.let_go.set()
+            assert {each.status_code for each in await asyncio.gather(*calls)} == {200}
+        finally:
+            await until_ended(there)
         assert "the supervisor is gone; stopping" in router.log()
         assert list(tmp_path.iterdir()) == [], "nothing is left behind"
 
@@ -140,7 +147,7 @@ async def test_a_worker_that_cannot_start_is_tried_again_later_and_later(
     spoilt = tmp_path / "spoilt"
     (tmp_path / "sitecustomize.py").write_text(CANNOT_START.format(file=str(spoilt)))
     async with (
-        workers(config_for(backend.url), env={"PYTHONPATH": str(tmp_path)}) as router,
+        workers(config_for(backend.url), env=spoilt_by(tmp_path)) as router,
         client_of(router) as client,
     ):
         spoilt.touch()
@@ -185,6 +192,11 @@ async def test_a_worker_that_starts_later_begins_with_what_is_in_effect_and_not_
         assert found["crossfade_revision"][""] == 2, "they had nothing to say that was not said before"
 
 
+def spoilt_by(folder: Path) -> dict[str, str]:
+    """The environment in which every Python reads `sitecustomize.py` there."""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
+
+
 def instant(line: str) -> datetime:
     """When a line was written to the log."""
     return datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f")
@@ -192,7 +204,7 @@ def instant(line: str) -> datetime:
 
 def test_where_no_worker_can_start_it_ends_with_1_and_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(CANNOT_START.format(file="/"))
-    router = RunningRouter(config_for("http://127.0.0.1:9"), env={"PYTHONPATH": str(tmp_path)}, until="live")
+    router = RunningRouter(config_for("http://127.0.0.1:9"), env=spoilt_by(tmp_path), until="live")
     with pytest.raises(AssertionError, match="ended with status 1") as failed:
         router.__enter__()
     assert "crossfade: no worker can start; the reason is in the lines above." in str(failed.value.__notes__)
