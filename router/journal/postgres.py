@@ -100,7 +100,7 @@ class Postgres:
             return StoreFailed(f"the store {self} cannot be used: it has not answered in time")
         if isinstance(cause, asyncpg.UndefinedTableError):
             return Lost(f"the store {self} has lost its tables")
-        lines = str(cause).splitlines()
+        lines = ((isinstance(cause, OSError) and cause.strerror) or str(cause)).splitlines()
         return StoreFailed(f"the store {self} cannot be used: {lines[0] if lines else type(cause).__name__}")
 
     async def _connect(self) -> Any:
