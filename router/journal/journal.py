@@ -12,9 +12,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from policies.revisions import Desired, Kind, Revision, RoutingState, filed
+from router.journal.kept import BUSY_S
 from router.journal.sidecar import Sidecar
 from router.journal.store import Conflict, Kept, Lost, Store, StoreFailed
 
@@ -93,6 +94,7 @@ class Journal:
         self._unsaid: tuple[Desired, str] | None = None
         self._changing = asyncio.Lock()
         self._news = asyncio.Event()
+        self._asking: set[asyncio.Future[Any]] = set()
 
     @property
     def last(self) -> Revision | None:
@@ -189,7 +191,9 @@ class Journal:
         return revision
 
     async def close(self) -> None:
-        """Give the store back."""
+        """Give the store back, when it has ended what it was asked."""
+        if self._asking:
+            await asyncio.wait(self._asking, timeout=BUSY_S)
         await self.store.close()
         await self._sidecar.close()
 
@@ -255,9 +259,15 @@ class Journal:
             self._sidecar.keep(self._kept)
 
     async def _told(self, asked: Awaitable[T]) -> T:
-        """What the store answers; that it fails is said once, and again only when it says something else. Then it is to be opened anew."""
+        """What the store answers; that it fails is said once, and again only when it says something else. Then it is to be opened anew.
+
+        Whoever asks may be cancelled; the store's work is not, or a thread of it would go on where nobody waits for its end.
+        """
+        asking = asyncio.ensure_future(asked)
+        self._asking.add(asking)
+        asking.add_done_callback(self._asking.discard)
         try:
-            return await asked
+            return await asyncio.shield(asking)
         except StoreFailed as failed:
             self.is_open = False
             if self.trouble != str(failed):
