@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 
 from router.admin.app import build_admin
 from router.admin.keys import AdminKeys
-from router.admin.listener import PATHS, AdminOnly, own_listener
+from router.admin.listener import PATHS, own_listener
 from router.building import build_admission, build_fleet
 from router.config import Config
 from router.doors import Doors, Hosts, accepted_hosts
@@ -37,8 +37,8 @@ from router.team import ALONE, Alone
 class Application(FastAPI):
     """FastAPI for everything but `/v1`; those paths are matched on the path as it was sent, before any other work.
 
-    `parts`: what it is made of. `admin_only` is for the admin API's own listener, if there is one. `doors` is what its connections ask
-    first; the server puts it there.
+    `parts`: what it is made of. `admin` is served on a listener of its own, if there is one. `doors` is what its connections ask first;
+    the server puts it there.
     """
 
     def __init__(self, raw: Table, elsewhere: Endpoint, parts: Parts, **options: Any):
@@ -48,9 +48,8 @@ class Application(FastAPI):
         self.raw_endpoints: dict[bytes, Endpoint] = {}  # connections hold it: it is changed in place
         self.serve_at(raw)
         self._elsewhere = elsewhere
-        admin = build_admin(parts)
-        self.admin_only = AdminOnly(admin, NothingHere(parts.fleet, ()))
-        self._admin = admin if own_listener(parts.config.server) is None else elsewhere
+        self.admin = build_admin(parts)
+        self._admin_here = self.admin if own_listener(parts.config.server) is None else elsewhere
 
     def serve_at(self, raw: Table) -> None:
         """Serve these paths from now on."""
@@ -67,7 +66,7 @@ class Application(FastAPI):
         if endpoint is not None:
             await endpoint(scope, receive, send)
         elif scope["raw_path"].startswith(PATHS):
-            await self._admin(scope, receive, send)
+            await self._admin_here(scope, receive, send)
         elif scope["raw_path"] in FASTAPI_PATHS and scope["method"] in ("GET", "HEAD"):
             await super().__call__(scope, receive, send)
         else:

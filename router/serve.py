@@ -127,7 +127,7 @@ def server_for(
     admin_doors = Doors(app.doors.hosts, turned_away=app.doors.turned_away)
     return RouterServer(
         _settings(app, server, type(edge.__name__, (edge,), {"doors": app.doors}), "on"),
-        _settings(app.admin_only, server, type(edge.__name__, (edge,), {"doors": admin_doors}), "off"),
+        _settings(app.admin, server, type(edge.__name__, (edge,), {"doors": admin_doors}), "off"),
         app,
         server,
     )

@@ -1,6 +1,6 @@
 """Who gets to the admin API: everything that is judged of a request before FastAPI sees it.
 
-    Host (again, whoever serves it), Origin   a page of another site reaches nothing, neither by its own name nor rebound to this one
+    the origin                                a page of another site reaches nothing; rebound to this one, its Host has given it away before
     the key                                   of the admin API, as a bearer, in one header; no cookie, no query and no network counts
     the role                                  a viewer's key changes nothing
     the body                                  JSON by its type, whole, at most 64 KiB, each field once
@@ -61,7 +61,7 @@ class Asked:
 class Door:
     """ASGI in front of the admin API. `is_clients(digest)`: whether a key lets clients in; such a key opens nothing here.
 
-    `doors`: the names that may be asked for; and those of them under which a proxy may show our pages, whatever it asks us for.
+    `doors`: which has judged the Host already, and knows the names under which a proxy may show our pages, whatever it asks us for.
     """
 
     def __init__(
@@ -105,9 +105,6 @@ class Door:
 
     def _check_origin(self, headers: dict[bytes, bytes | None]) -> None:
         host, origin = headers.get(b"host"), headers.get(b"origin", b"")
-        fault = self._doors.hosts.fault_of(host.decode("latin-1")) if host is not None else None
-        if fault is not None:
-            raise CallFailed(fault)
         if headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
             raise CallFailed(FOREIGN)
         if origin != b"" and (origin is None or not self._is_own(origin.decode("latin-1"), host)):

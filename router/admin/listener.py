@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
 
 from router.config import Server
 
 PATHS = b"/admin/api/"
-Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 def own_listener(server: Server) -> tuple[str, int] | None:
@@ -26,16 +23,3 @@ def divided(server: Server, bound: Iterable[socket.socket]) -> tuple[list[socket
     addresses = {place[:2] for *_, place in found}
     is_own = [(each, each.getsockname()[:2] in addresses) for each in bound]
     return [each for each, own in is_own if not own], [each for each, own in is_own if own]
-
-
-@dataclass(frozen=True, slots=True)
-class AdminOnly:
-    """What is served on the listener: the admin API, and `elsewhere` for every other path."""
-
-    admin: Asgi
-    elsewhere: Asgi
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """One ASGI conversation."""
-        is_there = scope["type"] == "http" and scope["raw_path"].startswith(PATHS)
-        await (self.admin if is_there else self.elsewhere)(scope, receive, send)

@@ -23,6 +23,12 @@ HELD = "tests/router/test_held.py"
 TYPED = "tests/router/test_typed_streams.py"
 WHOLE = "tests/backends/test_apis.py"
 STORE = "tests/router/cli/test_on_the_store.py"
+DOOR = "tests/router/admin/test_admin_door.py"
+CHANGES = "tests/router/admin/test_admin_changes.py"
+LOOKS = "tests/router/admin/test_admin_looks.py"
+KEYS = "tests/router/admin/test_admin_keys.py"
+LISTENER = "tests/router/admin/test_admin_listener.py"
+FIT = "tests/router/test_fitness.py"
 EDITING = "tests/router/config/test_config_editing.py"
 CAPABLE = "tests/policies/test_choose_capabilities.py"
 
@@ -240,6 +246,63 @@ GUARDS = [
     guard("a split that others share is not edited", "router/config/editing.py",
           ('if node.kind == "alias" or node.anchor in aliased:', "if False:"), EDITING),
     guard("an edit that was not understood is not written", "router/config/editing.py", ("if not is_right:", "if False:"), EDITING),
+
+    # The admin API
+    guard("a viewer changes nothing", "router/admin/door.py",
+          ('if scope["method"] not in _READS and role is not Role.OPERATOR:', "if False:"), DOOR),
+    guard("pages of other sites have no say", "router/admin/door.py",
+          ('if origin != b"" and (origin is None or not', 'if False and (origin is None or not'), DOOR),
+    guard("a browser that says that a page is foreign is believed", "router/admin/door.py",
+          ('if headers.get(b"sec-fetch-site", b"none") not in', "if b'' in"), DOOR),
+    guard("a page of another port of this machine is foreign", "router/admin/door.py",
+          ("parts.netloc.lower() == asked", "not self._doors.hosts.is_foreign(origin)"), DOOR),
+    guard("a key of clients opens no admin API", "router/admin/door.py", ("if self._is_clients(asked):", "if False:"), DOOR),
+    guard("of two keys none counts", "router/admin/door.py",
+          ("headers[name] = None if name in headers else value", "headers[name] = value"), DOOR),
+    guard("wrong keys are told to wait", "router/admin/door.py", ("if wait_s:", "if False:"), DOOR),
+    guard("a form is no change", "router/admin/door.py", ('if media_type != b"application/json" or', "if"), DOOR),
+    guard("a compressed body is no change", "router/admin/door.py",
+          ('or headers.get(b"content-encoding", b"identity") != b"identity":', ":"), DOOR),
+    guard("a body that says that it is too long is not read", "router/admin/door.py",
+          ("if length.isdigit() and int(length) > MOST_BYTES:", "if False:"), DOOR),
+    guard("a body that is too long is not kept", "router/admin/door.py",
+          ("if len(body) > MOST_BYTES:", "if False:"), DOOR),
+    guard("a field that is named twice is refused", "router/admin/door.py", ("if len(fields) != len(pairs):", "if False:"), DOOR),
+    guard("what no JSON has is refused", "router/admin/door.py", (", parse_constant=_no_constant", ""), DOOR),
+    guard("a change takes nothing in its query", "router/admin/door.py", ('if scope.get("query_string"):', "if False:"), DOOR),
+    guard("unknown fields are refused", "router/admin/bodies.py", ('extra="forbid", strict=True', "strict=True"), CHANGES),
+    guard("nothing is turned into another type", "router/admin/bodies.py", ('extra="forbid", strict=True', 'extra="forbid"'), CHANGES),
+    guard("a reason says something", "router/admin/bodies.py", ("if not text.strip():", "if False:"), CHANGES),
+    guard("a reason steers no terminal", "router/admin/bodies.py", ("if not text.isprintable():", "if False:"), CHANGES),
+    guard("a shift to who is not well is refused", "router/admin/changes.py",
+          ("if not body.force and not await self._is_repeat(asking):", "if False:"), LOOKS),
+    guard("a repeat is answered whatever has become of its backend", "router/admin/changes.py",
+          ("if not body.force and not await self._is_repeat(asking):", "if not body.force:"), LOOKS),
+    guard("a key of one request is not another's", "router/admin/changes.py",
+          ("self.digest if self.key is not None else None", "None"), CHANGES),
+    guard("if-match is heeded", "router/admin/changes.py", ("self.expected = _revision_of(if_match)", "self.expected = None"), CHANGES),
+    guard("a look after a change elsewhere is true", "router/admin/app.py",
+          ("await parts.journal.catch_up()", "pass"), LOOKS),
+    guard("a kept key is read by its owner alone", "router/admin/keys.py", ("os.O_CLOEXEC, 0o600)", "os.O_CLOEXEC, 0o644)"), KEYS),
+    guard("a key that others could read is mended", "router/admin/keys.py", ("os.fchmod(handle, 0o600)", "pass"), KEYS),
+    guard("a key of another user's file is none", "router/admin/keys.py",
+          ("or kept.st_uid not in (os.geteuid(), 0):", ":"), KEYS),
+    guard("a key behind a link is none", "router/admin/keys.py",
+          ("os.O_RDONLY | os.O_NOFOLLOW |", "os.O_RDONLY |"), KEYS),
+    guard("an empty file is no key", "router/admin/keys.py", ("if len(key) < KEY_BYTES:", "if False:"), KEYS),
+    guard("no key is no key's digest", "router/admin/keys.py",
+          ("hmac.compare_digest(asked, self._operator) and self._operator != _NO_KEY",
+           "hmac.compare_digest(asked, self._operator)"), KEYS),
+    guard("a webhook's path is not told", "router/admin/plain_config.py", ("[_webhook(url) for url in", "[url for url in"), LOOKS),
+    guard("an engine's key is not told", "router/admin/plain_config.py", ("HIDDEN if _SECRET_NAME", "each if _SECRET_NAME"), LOOKS),
+    guard("a store's password is not told", "router/admin/status.py",
+          ("set(query={}).render_as_string(hide_password=True)", "render_as_string(hide_password=False)"), LOOKS),
+    guard("the clients' port has no admin API where it has its own", "router/app.py",
+          ("self.admin if own_listener(parts.config.server) is None else elsewhere", "self.admin"), LISTENER),
+    guard("who is ejected is not fit", "router/fitness.py", ("if health.state is State.EJECTED and not", "if False and not"), FIT),
+    guard("who is draining is not fit", "router/fitness.py", ("if binding.backend.is_draining:", "if False:"), FIT),
+    guard("who was never asked is asked", "router/fitness.py", ("and replica.probed_at_s is not None and", "and"), FIT),
+    guard("who does not list the model is not fit", "router/fitness.py", ("if presence is Presence.MISSING else", "if False else"), FIT),
     *(Guard(name, file, old, new, (tests,)) for name, file, old, new, tests in GUARDS_OF_THE_STORE),
 ]  # fmt: skip
 

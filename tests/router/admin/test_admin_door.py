@@ -216,6 +216,13 @@ async def test_a_body_without_a_length_is_cut_off_where_it_is_too_long(admin: Ad
     assert error_of(answer) == (413, "request_too_large")
 
 
+async def test_a_body_that_says_that_it_is_too_long_is_not_waited_for(admin: Admin) -> None:
+    lines = (f"authorization: Bearer {OPERATOR}", f"content-length: {MOST_BYTES + 1}")
+    async with connected(admin.router.port) as client:
+        await client.send(request(b"", *lines, line="POST /admin/api/drain HTTP/1.1", length=False))
+        assert (await client.answer()).status == 413
+
+
 async def test_who_leaves_in_mid_body_leaves_no_line_in_the_log_and_changes_nothing(
     admin: Admin, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -40,13 +40,14 @@ def test_a_key_is_made_once_of_32_random_bytes_in_a_file_of_its_owner(file: Path
     assert keep_key(file.with_name("another.admin-key")) != key
 
 
-def test_a_wide_umask_makes_it_no_wider(file: Path) -> None:
+def test_a_wide_umask_makes_it_no_wider_for_no_moment(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = os.umask(0)
     try:
         keep_key(file)
     finally:
         os.umask(before)
     assert mode_of(file) == 0o600
+    assert not caplog.records, "nothing had to be mended"
 
 
 def test_of_many_processes_that_start_at_once_all_have_the_same_key(file: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +33,15 @@ async def test_status_shows_where_the_running_state_differs_from_the_file(admin:
     assert (jane["backends"]["b"]["share"], answer.headers["etag"]) == (0.5, '"2"')
     await admin.post("models/jane/rollback", {})
     assert (await admin.get("status")).json()["models"]["jane"]["drift"] is False
+
+
+async def test_a_look_at_another_router_of_the_same_store_right_after_a_change_is_true(tmp_path: Path) -> None:
+    more = f"\nstore: {{url: 'sqlite:///{tmp_path}/crossfade.db'}}\n"
+    async with administered(more=more) as one, administered(more=more) as other:
+        for share in (0.1, 0.2, 0.3, 0.4):
+            number = (await one.shift(share)).json()["revision"]["number"]
+            assert await other.revision() == number
+            assert (await other.get("history")).json()["revisions"][0]["number"] == number
 
 
 async def test_status_shows_the_file_the_workers_and_the_version(admin: Admin) -> None:
@@ -79,6 +89,7 @@ async def test_a_shift_to_a_backend_that_is_out_is_refused_unless_forced_and_awa
 async def test_a_repeat_of_a_shift_is_answered_alike_though_its_backend_has_gone_meanwhile() -> None:
     async with administered() as admin:
         first = await admin.shift(0.5, idempotency_key="k")
+        await admin.shift(0.1)
         await admin.post("drain", {"target": "b"})
         assert (await admin.shift(0.5, idempotency_key="k")).json() == first.json()
         assert error_of(await admin.shift(0.6)) == (422, "backend_unwell")
@@ -118,7 +129,7 @@ async def test_a_model_with_a_slash_in_its_name_is_reached_by_it() -> None:
 
 
 async def test_no_answer_and_no_line_of_the_log_holds_a_key_or_a_password(
-    caplog: pytest.LogCaptureFixture, tmp_path: Any
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     caplog.set_level(logging.DEBUG)
     told = ["password-0123456789", "hook-0123456789", "engine-0123456789", *MARKS.values()]
