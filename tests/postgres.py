@@ -12,7 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 INSTALL = "PostgreSQL is not installed, and tests of shared stores need it: apt-get install postgresql (`make test` does so where it may)"
@@ -98,7 +98,9 @@ class Server:
 @contextmanager
 def running(is_durable: bool = False) -> Iterator[Server]:
     """A server that runs while the block does. Its folder's path is short, as a socket's must be, and open to other users."""
+    _end_those_of_the_dead()
     folder = Path(tempfile.mkdtemp(prefix="crossfade-pg-", dir="/tmp"))
+    (folder / "owner").write_text(str(os.getpid()))
     try:
         server = Server(folder, is_durable)
         server.start()
@@ -109,6 +111,19 @@ def running(is_durable: bool = False) -> Iterator[Server]:
                 server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_those_of_the_dead() -> None:
+    """Servers whose tests were killed before they could end them."""
+    for owner in Path("/tmp").glob("crossfade-pg-*/owner"):
+        if not (pid := owner.read_text()) or Path("/proc", pid).exists():
+            continue
+        postmaster = owner.parent / "data" / "postmaster.pid"
+        with suppress(OSError):
+            server = postmaster.read_text().split()[0]
+            if str(owner.parent) in Path("/proc", server, "cmdline").read_text():  # the number may be another's by now
+                os.kill(int(server), signal.SIGQUIT)
+        shutil.rmtree(owner.parent, ignore_errors=True)
 
 
 def _unprivileged() -> pwd.struct_passwd:
