@@ -4,8 +4,8 @@ Theory
 ------
 A call has at most three waits: for the head, for the first content, for the end. Each waits on one future; the bytes in
 between are pushed into a sink without waking anybody. The limit is an instant, `limit_s`: whoever sees progress assigns a
-later instant (one attribute write per chunk); the timer that fires at the old one finds it moved and sleeps on. So a stream
-of a thousand chunks arms a handful of timers instead of a thousand.
+later instant (one attribute write per chunk); the alarm (`backends.alarm`) that rings at the old one finds it moved and sleeps on.
+So a stream of a thousand chunks arms a handful of timers instead of a thousand, and a call often none.
 
 Example: between_tokens_s = 30, a chunk every 10 ms for 60 s: two timers, six thousand assignments.
 """
@@ -17,17 +17,13 @@ import contextlib
 from collections import deque
 from collections.abc import Callable
 
+from backends.alarm import Alarm
 from backends.errors import BackendError, FirstTokenTimeout, ProtocolBroken
 from backends.http1 import Connection, Pieces, Tap
 
 ERROR_BODY_BYTES = 65_536  # vLLM's largest captured error body is 2 KB; what is longer is cut
 ERROR_BODY_S = 1.0  # the words of an error are worth no longer wait: its status alone says whether to go elsewhere
 MAX_BUFFERED_BYTES = 1_048_576  # bytes taken in before anybody reads them; then the backend is made to wait
-
-# A loop that is so late has stood still itself (a stopped process, a stalled machine). What came meanwhile lies unread in the sockets,
-# and loops run their timers before they read: every call would be given up, and its backend blamed, for the router's own silence.
-STOOD_STILL_S = 0.1
-READ_FIRST_S = 0.005  # above the millisecond in which uvloop counts, so that all sockets are read once
 
 Sink = Callable[[bytes], bool | None]  # True: enough for now, let `pump` return
 ErrorFactory = Callable[[], BackendError]
@@ -37,10 +33,10 @@ class Exchange:
     """The receiver of one answer: buffers until somebody pumps, then pushes; fails whoever waits when the limit passes."""
 
     __slots__ = (
+        "_alarm",
         "_buffer",
         "_buffered",
         "_connection",
-        "_due_s",
         "_ended",
         "_error",
         "_is_full",
@@ -48,14 +44,20 @@ class Exchange:
         "_limit_error",
         "_loop",
         "_sink",
-        "_timer",
         "_waiter",
         "headers",
         "limit_s",
         "status",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limit_s: float, limit_error: ErrorFactory | None = None):
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limit_s: float,
+        limit_error: ErrorFactory | None = None,
+        alarm: Alarm | None = None,
+    ):
+        """`alarm`: the one that it shares with others."""
         self.status = 0
         self.headers: dict[str, str] = {}
         self.limit_s = limit_s
@@ -70,8 +72,8 @@ class Exchange:
         self._ended = False
         self._error: BackendError | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._due_s = limit_s  # of the timer; uvloop's handle of a timer that is due at once does not know it
-        self._timer = loop.call_at(limit_s, self._due)
+        self._alarm = alarm or Alarm()
+        self._alarm.watch(self)
 
     # -- the caller's side -------------------------------------------------------------------------
 
@@ -85,7 +87,7 @@ class Exchange:
     def forget_connection(self) -> None:
         """Give up a connection that died before any byte of an answer, so that `start` may use another."""
         self._connection = None
-        # The limit may have passed in the same turn of the loop; its timer does not fire twice.
+        # The limit may have passed in the same turn of the loop; the alarm does not ring twice for it.
         self._error = self._limit_error() if self._loop.time() >= self.limit_s else None
 
     @property
@@ -159,9 +161,7 @@ class Exchange:
         """Change what is being waited for: until `limit_s`, an instant of the loop's clock, else `error()`."""
         self.limit_s = limit_s
         self._limit_error = error
-        if limit_s < self._due_s:
-            self._timer.cancel()
-            self._wait_until(limit_s)
+        self._alarm.watch(self)
 
     def abort(self, error: BackendError) -> None:
         """End the exchange from outside: the connection is closed and whoever waits gets `error`."""
@@ -174,7 +174,7 @@ class Exchange:
 
     def release(self) -> Connection | None:
         """Leave, by any door: the connection if it may carry another exchange, else None, and then it is closed."""
-        self._timer.cancel()
+        self._alarm.forget(self)
         connection, self._connection = self._connection, None
         self._sink = None
         self._limit_error = _no_content  # a reader's own would keep the reader, which keeps this, from being freed
@@ -200,6 +200,10 @@ class Exchange:
     def resume_reading(self) -> None:
         self._is_held = False
         self._read_on()
+
+    def is_late(self) -> None:
+        """The limit has passed."""
+        self.abort(self._limit_error())
 
     # -- backends.http1.Receiver -------------------------------------------------------------------
 
@@ -249,19 +253,6 @@ class Exchange:
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
-
-    def _due(self) -> None:
-        now_s = self._loop.time()
-        if now_s < self.limit_s:
-            self._wait_until(self.limit_s)
-        elif now_s - self._due_s > STOOD_STILL_S:
-            self._wait_until(now_s + READ_FIRST_S)
-        else:
-            self.abort(self._limit_error())
-
-    def _wait_until(self, due_s: float) -> None:
-        self._due_s = due_s
-        self._timer = self._loop.call_at(due_s, self._due)
 
 
 def _no_content() -> BackendError:

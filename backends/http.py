@@ -161,7 +161,7 @@ class Opening:
         self._request = request
         self._limits = limits
         self._loop = asyncio.get_running_loop()
-        self._exchange = Exchange(self._loop, limits.first_content_s, limits.late)
+        self._exchange = Exchange(self._loop, limits.first_content_s, limits.late, replica.pool.alarm)
 
     async def __aenter__(self) -> Exchange:
         exchange = self._exchange

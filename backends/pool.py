@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from backends.addresses import Addresses
+from backends.alarm import Alarm
 from backends.errors import ConnectFailed
 from backends.http1 import Connection
 
@@ -55,6 +56,7 @@ class Pool:
 
     def __init__(self, origin: Origin, *, idle_s: float = IDLE_S):
         self.origin = origin
+        self.alarm = Alarm()  # for the limits of what runs on these connections
         self._addresses = Addresses(origin.host, origin.port)
         self._idle_s = idle_s
         self._idle: list[Connection] = []

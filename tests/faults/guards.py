@@ -91,8 +91,8 @@ GUARDS = [
           ('if headers.get("content-encoding", "identity").lower() != "identity":', "if False:"), "tests/backends/test_http1.py"),
     guard("two values of one header are no value", "backends/http1.py",
           ('headers[key] = b", ".join(values).decode("latin-1")', "pass"), TABLE),
-    guard("the router's own standstill is nobody's silence", "backends/exchange.py",
-          ("elif now_s - self._due_s > STOOD_STILL_S:", "elif False:"), "tests/backends/test_exchange.py"),
+    guard("the router's own standstill is nobody's silence", "backends/alarm.py",
+          ("if late and now_s - self._due_s > STOOD_STILL_S:", "if False:"), "tests/backends/test_exchange.py"),
     guard("no key is quoted", "router/attempt.py", ("replica.server.hide_key(raised)", "pass"), TABLE),
     # Leaving
     guard("a client that leaves ends its call", "router/client.py", ("self._task.cancel()", "pass"), "tests/faults/test_cancellation.py"),
