@@ -23,6 +23,10 @@ class _Nobody:
 _NOBODY: Any = _Nobody()
 
 
+def _nothing() -> None:
+    """Whom nobody waits for is told nothing."""
+
+
 class CallCycle(RequestResponseCycle):
     """What is the same for every request stands on the class. `body` is the one piece it came in, or a bytearray of several."""
 
@@ -38,8 +42,7 @@ class CallCycle(RequestResponseCycle):
     body: Any = b""
     message_event = _NOBODY
 
-    def __init__(self, edge: HttpToolsProtocol):
-        version = edge.parser.get_http_version()
+    def __init__(self, edge: HttpToolsProtocol, version: str):
         self.scope: Any = {
             "type": "http",
             "http_version": version,
@@ -53,6 +56,7 @@ class CallCycle(RequestResponseCycle):
         self.keep_alive = version != "1.0" and edge.parser.should_keep_alive()
         self.waiting_for_100_continue = edge.expect_100_continue and version != "1.0"  # which knows no such answer
         self.on_response = edge.on_response_complete
+        self._tasks = edge.tasks
 
     def take(self, piece: bytes) -> int:
         """Take the next piece of the body; how long it is so far. One that comes whole is never copied."""
@@ -66,6 +70,15 @@ class CallCycle(RequestResponseCycle):
         self.body = body
         self.message_event.set()
         return len(body)
+
+    def is_over(self, task: asyncio.Task[None]) -> None:
+        """Its task has ended. Raw endpoints answer their own failures; one that leaves its client without an answer is a bug."""
+        self._tasks.discard(task)
+        self.on_response = _nothing  # the connection holds this cycle until its next one
+        error = None if task.cancelled() else task.exception()
+        if error is not None or not (self.response_complete or self.disconnected):
+            self.logger.error("a request ended without an answer", exc_info=error)
+            self.transport.close()
 
     async def receive(self) -> Any:
         """The next piece of a body that did not come whole."""

@@ -12,8 +12,8 @@ a client's leaving from being heard.
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -39,22 +39,20 @@ from router.heads import (
     bad,
     fault_of_head,
 )
+from router.rest import Rest
 
 EXTENSION = "crossfade.edge"
-KEEP_ALIVE_S = (
-    75  # nginx's default; Node's fetch re-uses a socket for 4 s and loses calls where the server closes near that
-)
+# nginx's default; Node's fetch re-uses a socket for 4 s and loses calls where the server closes near that.
+KEEP_ALIVE_S = 75
 HEAD_TIMEOUT_S = 10.0  # from a head's first byte to its last; HAProxy's usual `timeout http-request`
-BODY_TIMEOUT_S = (
-    30.0  # for a whole body, absolute as HAProxy's (slowloris); also for the rest of one whose call is answered
-)
+# For a whole body, absolute as HAProxy's (slowloris); also for the rest of one whose call is answered.
+BODY_TIMEOUT_S = 30.0
 SLOW_CLIENT_S = 60.0  # nginx's `send_timeout`: nothing at all was read for so long
 LOOKS = 6  # how often in this time a slow client is looked after
 LINGER_S = 5.0  # how long a connection that is being closed is still read; nginx's `lingering_timeout`
 
-_TRAILERS: deque[tuple[bytes, bytes]] = deque(
-    maxlen=0
-)  # keeps nothing: a trailer must not be read as a header (RFC 9110, 6.5.1)
+# Keeps nothing: a trailer must not be read as a header (RFC 9110, 6.5.1).
+_TRAILERS: deque[tuple[bytes, bytes]] = deque(maxlen=0)
 
 
 class Listener(Protocol):
@@ -110,7 +108,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if self.is_gone or self._is_lingering:
             return
         self._is_lingering = True
-        self._unset_keepalive_if_required()
+        self.rest.end()
         self.flow.resume_reading()
         if not self.transport.is_closing():
             self.transport.write_eof()
@@ -121,16 +119,19 @@ class EdgeProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._raw_endpoints = getattr(self.app, "raw_endpoints", self._raw_endpoints)
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self.rest = Rest(self.timeout_keep_alive, self.loop, self._has_rested)
+        self.rest.begin()
 
     def data_received(self, data: bytes) -> None:
         if self._is_lingering:
             return
-        if self.timeout_keep_alive_task is not None and not data.strip(b"\r\n"):
-            return  # empty lines begin no request (RFC 9112, 2.2), and must not put off the end of an idle connection
+        if self.rest.until_s < math.inf:
+            if not data.strip(b"\r\n"):
+                return  # empty lines begin no request (RFC 9112, 2.2), and must not put off the end of an idle connection
+            self.rest.end()
         goes_on = self._is_in_head
         self._read = data
-        super().data_received(data)
+        self._feed(data)
         if not self._is_in_head or self._is_lingering:
             self._is_split = False
             return
@@ -143,11 +144,20 @@ class EdgeProtocol(HttpToolsProtocol):
         elif self._due is None:
             self._arm(self.head_timeout_s, self._head_is_late)
 
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as news:
+            self._read_without_upgrade(news)
+        except httptools.HttpParserError as error:
+            is_out_of_memory = isinstance(error.__context__, MemoryError)
+            self._refuse(overloaded(OUT_OF_MEMORY_S) if is_out_of_memory else self._fault or NOT_HTTP)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_gone = True
         self._disarm()
         self._caught_up()
-        self._unset_keepalive_if_required()
+        self.rest.close()
         super().connection_lost(exc)
         if self.listener is not None:
             self.listener.client_left()
@@ -182,26 +192,27 @@ class EdgeProtocol(HttpToolsProtocol):
         self._is_in_head = False
         if self._due is not None:
             self._disarm()
-        headers = dict(self.headers)
+        lines, url, parser = self.headers, self.url, self.parser
+        headers, version = dict(lines), parser.get_http_version()
         if b"expect" in headers:
             self.expect_100_continue = headers[b"expect"].lower() == b"100-continue"
         if (
             headers.get(b"host") != self._host
-            or len(headers) != len(self.headers)  # one stands there twice
+            or len(headers) != len(lines)  # one stands there twice
             or b"transfer-encoding" in headers
             or len(headers) > MAX_HEADERS
-            or len(self.url) > MAX_URL_BYTES
+            or len(url) > MAX_URL_BYTES
             or len(self._read) > MAX_HEAD_BYTES
             or self._is_split
-            or b"#" in self.url
-            or self.parser.get_http_version() not in VERSIONS
+            or b"#" in url
+            or version not in VERSIONS
         ):
             self._judge_head(headers)
-        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+        if parser.should_upgrade() and parser.get_method() != b"CONNECT":
             self._asks_for_another_protocol = True
             return
-        endpoint = self._raw_endpoints.get(self.url)
-        self._begin(headers) if endpoint is None else self._begin_call(endpoint, headers)
+        endpoint = self._raw_endpoints.get(url)
+        self._begin(headers) if endpoint is None else self._begin_call(endpoint, headers, version)
         self.headers = _TRAILERS  # type: ignore[assignment]
         if self.doors.are_closing:
             self.cycle.keep_alive = False
@@ -224,60 +235,65 @@ class EdgeProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
         if self._due is not None:  # the rest of a body whose call is answered; the connection may carry the next call
             self._disarm()
-            self._unset_keepalive_if_required()
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self.rest.begin()
 
     def on_response_complete(self) -> None:
+        """As uvicorn's, but with one timer for many rests."""
+        self.server_state.total_requests += 1
         is_read = self.pipeline or not self.cycle.more_body
         if self._is_lingering:
             self.pipeline.clear()  # what came behind a request after which we hang up is never begun
-        super().on_response_complete()
-        if not is_read and not self._is_lingering and not self.transport.is_closing():
-            self._unset_keepalive_if_required()
-            self._arm(self.body_timeout_s, self.linger)
-        elif self.transport.is_closing():  # which takes as long as there is something to read
+        if self.transport.is_closing():  # which takes as long as there is something to read
             self._arm(self.slow_client_s, self.transport.abort)
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif is_read or self._is_lingering:
+            self.rest.begin()
+        else:
+            self._arm(self.body_timeout_s, self.linger)
 
-    def timeout_keep_alive_handler(self) -> None:
-        super().timeout_keep_alive_handler()
+    def _has_rested(self) -> None:
+        self.timeout_keep_alive_handler()
         self._arm(self.linger_s, self.transport.abort)
-
-    def send_400_response(self, msg: str) -> None:
-        error = sys.exc_info()[1]  # as below
-        is_out_of_memory = error is not None and isinstance(error.__context__, MemoryError)
-        self._refuse(overloaded(OUT_OF_MEMORY_S) if is_out_of_memory else self._fault or NOT_HTTP)
 
     def shutdown(self) -> None:
         """Close what is idle; a request that has begun to arrive is still answered."""
         if not self._is_in_head:
             super().shutdown()
 
-    def _unsupported_upgrade_warning(self) -> None:
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _read_without_upgrade(self, news: httptools.HttpParserUpgrade) -> None:
         """Java's client asks for HTTP/2 in its first request. The parser drops such a request's body, so read it again without the wish."""
-        error = sys.exc_info()[1]  # uvicorn calls this where it has caught the parser's news
-        if not self._asks_for_another_protocol or not isinstance(error, httptools.HttpParserUpgrade):
+        if not self._asks_for_another_protocol:
             return
         self._asks_for_another_protocol = False
         wishes = (b"connection", b"upgrade", b"http2-settings")
         lines = b"".join(b"%b: %b\r\n" % line for line in self.headers if line[0] not in wishes)
         head = b"%b %b HTTP/1.1\r\n%b\r\n" % (self.parser.get_method(), self.url, lines)
         self.parser = httptools.HttpRequestParser(self)
-        super().data_received(head + self._read[error.args[0] :])
+        self._feed(head + self._read[news.args[0] :])
 
-    # -- inside ------------------------------------------------------------------------------------
-
-    def _begin_call(self, endpoint: ASGI3Application, headers: dict[bytes, bytes]) -> None:
+    def _begin_call(self, endpoint: ASGI3Application, headers: dict[bytes, bytes], version: str) -> None:
         """Start the task of a request to a raw endpoint."""
         before: RequestResponseCycle | None = self.cycle
-        cycle = self.cycle = CallCycle(self)
+        cycle = self.cycle = CallCycle(self, version)
         cycle.scope["extensions"] = {EXTENSION: Turn(self, cycle, headers)}
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, endpoint)
         else:  # pipelined
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, endpoint))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        if not isinstance(cycle, CallCycle):
+            super()._start_asgi_task(cycle, app)
+            return
+        task: asyncio.Task[None] = self.loop.create_task(app(cycle.scope, cycle.receive, cycle.send))  # type: ignore[arg-type]
+        task.add_done_callback(cycle.is_over)
+        self.tasks.add(task)
 
     def _begin(self, by_name: dict[bytes, bytes]) -> None:
         """Start the task of any other request, as uvicorn does."""
@@ -293,7 +309,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def _judge_head(self, headers: dict[bytes, bytes]) -> None:
         """Take a key that stands there twice out of `headers`.
 
-        Raises where the request must not become one: the parser's error, which `send_400_response` answers with the fault.
+        Raises where the request must not become one: the parser's error, which `_feed` answers with the fault.
         """
         self._fault = fault_of_head(self.url, self.headers, self.parser.get_http_version(), self.doors.hosts)
         if self._fault is not None:

@@ -273,8 +273,7 @@ async def test_an_idle_connection_is_kept_for_75_seconds_and_no_shorter() -> Non
 
 def seconds_to_close(connection: EdgeProtocol) -> float:
     """How long the connection will be kept if nothing comes any more."""
-    assert connection.timeout_keep_alive_task is not None
-    return connection.timeout_keep_alive_task.when() - asyncio.get_running_loop().time()
+    return connection.rest.until_s - asyncio.get_running_loop().time()
 
 
 class Impatient(EdgeProtocol):
