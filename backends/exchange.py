@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Callable
 
 from backends.alarm import Alarm
@@ -42,10 +41,10 @@ class Exchange:
         "_is_full",
         "_is_held",
         "_limit_error",
+        "_lines",
         "_loop",
         "_sink",
         "_waiter",
-        "headers",
         "limit_s",
         "status",
     )
@@ -59,13 +58,13 @@ class Exchange:
     ):
         """`alarm`: the one that it shares with others."""
         self.status = 0
-        self.headers: dict[str, str] = {}
+        self._lines: dict[bytes, bytes] = {}
         self.limit_s = limit_s
         self._limit_error: ErrorFactory = limit_error or _no_content
         self._loop = loop
         self._connection: Connection | None = None
         self._sink: Sink | None = None
-        self._buffer: deque[bytes] = deque()
+        self._buffer: list[bytes] = []
         self._buffered = 0
         self._is_full = False  # the two reasons for not reading, apart: ending one must not end the other
         self._is_held = False
@@ -103,32 +102,40 @@ class Exchange:
     async def head(self) -> None:
         """Wait until status and headers are there. Raises BackendError."""
         while not self.status:
-            if self._error is not None:
-                raise self._error
-            await self._wait()
+            await self.news()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the answer, by their names in small letters; most answers are read without a look at them."""
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self._lines.items()}
 
     async def pump(self, sink: Sink) -> None:
         """Push every piece of the body into `sink` as it comes, until the sink has enough (it returns True) or the body ends.
 
         What comes between two pumps is kept for the second. Raises BackendError, the sink's own included.
         """
-        while self._buffer:
-            data = self._buffer.popleft()
+        pieces, self._buffer = self._buffer, []
+        for place, data in enumerate(pieces, 1):
             self._buffered -= len(data)
             if sink(data):
+                self._buffer = pieces[place:]
                 return
         self._sink = sink
         self._is_full = False
         self._read_on()
         while not self._ended and self._sink is not None:
-            if self._error is not None:
-                raise self._error
-            await self._wait()
+            await self.news()
+
+    def body_in_one(self, limit_bytes: int) -> bytes | None:
+        """The whole body, where it came with its head; None where it has to be waited for with `read`."""
+        buffer = self._buffer
+        return buffer[0] if self._ended and len(buffer) == 1 and self._buffered <= limit_bytes else None
 
     async def read(self, limit_bytes: int) -> bytes:
         """The whole body. Raises ProtocolBroken where it is longer than `limit_bytes`."""
-        if self._ended and len(self._buffer) == 1 and self._buffered <= limit_bytes:
-            return self._buffer[0]
+        body = self.body_in_one(limit_bytes)
+        if body is not None:
+            return body
         parts: list[bytes] = []
         size = 0
 
@@ -207,9 +214,9 @@ class Exchange:
 
     # -- backends.http1.Receiver -------------------------------------------------------------------
 
-    def on_head(self, status: int, headers: dict[str, str]) -> None:
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
         self.status = status
-        self.headers = headers
+        self._lines = headers
         self._wake()
 
     def on_body(self, data: bytes) -> None:
@@ -242,15 +249,15 @@ class Exchange:
         if self._connection is not None and not (self._is_full or self._is_held):
             self._connection.resume_reading()
 
-    async def _wait(self) -> None:
+    def news(self) -> asyncio.Future[None]:
+        """What to wait for until something has changed. Raises BackendError where nothing will."""
+        if self._error is not None:
+            raise self._error
         waiter = self._waiter = self._loop.create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None
+        return waiter
 
     def _wake(self) -> None:
-        waiter = self._waiter
+        waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 

@@ -166,7 +166,16 @@ class Opening:
     async def __aenter__(self) -> Exchange:
         exchange = self._exchange
         try:
-            await self._head()
+            warm = self._replica.pool.take_warm(self._loop.time())
+            if warm is not None:
+                try:
+                    exchange.start(warm, self._request)
+                    while not exchange.status:
+                        await exchange.news()
+                except (ConnectionError, ProtocolBroken) as error:
+                    self._give_up(warm, error)
+            if not exchange.status:
+                await self._ask_afresh()
             if not 200 <= exchange.status < 300:
                 limit_s = min(self._limits.first_content_s, self._loop.time() + ERROR_BODY_S)
                 exchange.set_limit(limit_s, self._limits.late)
@@ -180,20 +189,16 @@ class Opening:
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._leave(kind)
 
-    async def _head(self) -> None:
+    def _give_up(self, warm: Connection, error: ConnectionError | ProtocolBroken) -> None:
+        """The kept connection is gone. Raises the error where an answer had begun on it."""
+        if isinstance(error, ConnectionError):
+            warm.close()
+        elif self._exchange.got_bytes:
+            raise error
+        self._exchange.forget_connection()
+
+    async def _ask_afresh(self) -> None:
         exchange = self._exchange
-        warm = self._replica.pool.take_warm(self._loop.time())
-        if warm is not None:
-            try:
-                exchange.start(warm, self._request)
-                await exchange.head()
-                return
-            except ConnectionError:
-                warm.close()
-            except ProtocolBroken:
-                if exchange.got_bytes:
-                    raise
-            exchange.forget_connection()
         fresh = await self._connect()
         try:
             exchange.start(fresh, self._request)

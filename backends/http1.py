@@ -26,7 +26,7 @@ from backends.errors import BackendError, ProtocolBroken
 MAX_HEADERS = 100  # Envoy's default limit on an upstream's answer
 MAX_HEAD_BYTES = 65_536  # httpx gives up at about 100 KB; no engine sends more than 2 KB. Also for framing between two pieces of body
 MAX_INTERIM = 16  # 1xx answers before the real one; a flood of them is an attack
-_SINGLE = frozenset({"content-length", "transfer-encoding", "content-encoding"})
+_SINGLE = frozenset({b"content-length", b"transfer-encoding", b"content-encoding"})
 
 Pieces = tuple[
     bytes | memoryview, ...
@@ -37,7 +37,7 @@ Tap = Callable[[bytes], int]  # how many bytes of a read it took: whole chunks f
 class Receiver(Protocol):
     """What an exchange does with the pieces of one answer."""
 
-    def on_head(self, status: int, headers: dict[str, str]) -> None: ...
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None: ...
     def on_body(self, data: bytes) -> None: ...
     def on_end(self) -> None: ...
     def on_broken(self, error: BackendError) -> None: ...
@@ -72,7 +72,7 @@ class Connection(asyncio.Protocol):
         self._chunk_is_whole = False
         self._receiver: Receiver | None = None
         self._parser = httptools.HttpResponseParser(self)
-        self._headers: dict[str, str] = {}
+        self._headers: dict[bytes, bytes] = {}
         self._lines: list[tuple[bytes, bytes]] = []
         self._overhead_bytes = 0  # since the last piece of body: heads, interim answers, sizes of chunks, trailers
         self._interim = 0
@@ -83,7 +83,8 @@ class Connection(asyncio.Protocol):
 
     def send(self, request: Pieces, receiver: Receiver) -> None:
         """Start an exchange. Raises ConnectionError where the server has already hung up."""
-        if self.transport is None or self.transport.is_closing() or not self.is_idle:
+        transport = self.transport
+        if transport is None or transport.is_closing() or not self.is_idle:
             raise ConnectionResetError("the connection is gone")
         self.is_idle = False
         self._started = False
@@ -93,9 +94,9 @@ class Connection(asyncio.Protocol):
         self._chunk_is_whole = False
         self._receiver = receiver
         if len(request) == 1:
-            self.transport.write(request[0])
+            transport.write(request[0])
         else:
-            self.transport.writelines(request)
+            transport.writelines(request)
 
     @property
     def has_answered(self) -> bool:
@@ -175,17 +176,21 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._started:  # a trailer: nothing that an engine says there matters, and it must not rewrite the head
             return
-        self._lines.append((name, value))  # judged at the head's end: one read of the socket bounds them until then
+        self._lines.append(
+            (name.lower(), value)
+        )  # judged at the head's end: one read of the socket bounds them until then
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status < 200:
             return
         headers = self._headers = self._read_lines()
-        if headers.get("transfer-encoding", "chunked").lower() != "chunked":
-            raise ProtocolBroken(f"the answer is framed as {headers['transfer-encoding']!r}, which was not asked for")
-        if headers.get("content-encoding", "identity").lower() != "identity":
-            raise ProtocolBroken(f"the answer is encoded as {headers['content-encoding']!r}, which was not asked for")
+        if b"transfer-encoding" in headers and headers[b"transfer-encoding"].lower() != b"chunked":
+            framing = headers[b"transfer-encoding"].decode("latin-1")
+            raise ProtocolBroken(f"the answer is framed as {framing!r}, which was not asked for")
+        if b"content-encoding" in headers and headers[b"content-encoding"].lower() != b"identity":
+            coding = headers[b"content-encoding"].decode("latin-1")
+            raise ProtocolBroken(f"the answer is encoded as {coding!r}, which was not asked for")
         self._started = True
         if self._receiver is not None:
             self._receiver.on_head(status, headers)
@@ -211,15 +216,19 @@ class Connection(asyncio.Protocol):
         self.tap = None
         if receiver is None:
             return
-        keeps = self._parser.should_keep_alive() and not self._is_close_delimited()
-        self.is_idle = keeps and self.transport is not None and not self.transport.is_closing()
-        if self.is_idle and self.transport is not None and self.transport.get_write_buffer_size():
-            self.is_idle = False  # answered before it took the whole request, and may never take the rest
+        transport = self.transport
+        self.is_idle = (
+            transport is not None
+            and self._parser.should_keep_alive()
+            and not self._is_close_delimited()
+            and not transport.is_closing()
+            and not transport.get_write_buffer_size()  # else it answered before it took the whole request, and may never take the rest
+        )
         receiver.on_end()
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _read_lines(self) -> dict[str, str]:
+    def _read_lines(self) -> dict[bytes, bytes]:
         lines = self._lines
         if len(lines) > MAX_HEADERS:
             raise ProtocolBroken(f"the answer carries more than {MAX_HEADERS} headers")
@@ -228,18 +237,18 @@ class Connection(asyncio.Protocol):
             and sum(len(name) + len(value) for name, value in lines) > MAX_HEAD_BYTES
         ):
             raise ProtocolBroken("the head of the answer is larger than 64 KiB")
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in lines}
+        headers = dict(lines)
         if len(headers) != len(lines):
-            names = [name.decode("latin-1").lower() for name, _ in lines]
+            names = [name for name, _ in lines]
             for key in {name for name in names if names.count(name) > 1}:
                 if key in _SINGLE:
-                    raise ProtocolBroken(f"the answer carries {key} twice")
-                values = [value for name, (_, value) in zip(names, lines, strict=True) if name == key]
-                headers[key] = b", ".join(values).decode("latin-1")  # RFC 9110 section 5.3: one field of all its lines
+                    raise ProtocolBroken(f"the answer carries {key.decode('latin-1')} twice")
+                # RFC 9110 section 5.3: one field of all its lines.
+                headers[key] = b", ".join([value for name, value in lines if name == key])
         return headers
 
     def _is_close_delimited(self) -> bool:
-        return "content-length" not in self._headers and "transfer-encoding" not in self._headers
+        return b"content-length" not in self._headers and b"transfer-encoding" not in self._headers
 
     def _break(self, message: str) -> None:
         receiver = self._receiver

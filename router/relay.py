@@ -309,7 +309,8 @@ async def read_passed(reply: Exchange, canonical: Canonical) -> bytes:
 
 async def read_answer(reply: Exchange, kind: str, canonical: Canonical) -> bytes:
     """A whole JSON answer in the form that clients get. Raises BackendError where it is none: the call may still move."""
-    return canonical.whole(kind, await reply.read(MAX_ANSWER_BYTES))
+    body = reply.body_in_one(MAX_ANSWER_BYTES)
+    return canonical.whole(kind, await reply.read(MAX_ANSWER_BYTES) if body is None else body)
 
 
 class PassRelay(Relay):

@@ -45,8 +45,11 @@ class Heard:
     ends: int = 0
     errors: list[BackendError] = field(default_factory=list)
 
-    def on_head(self, status: int, headers: dict[str, str]) -> None:
-        self.status, self.headers = status, headers
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        self.status, self.headers = (
+            status,
+            {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()},
+        )
 
     def on_body(self, data: bytes) -> None:
         self.body += data

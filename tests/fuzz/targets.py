@@ -89,7 +89,7 @@ class _Ends:
     def __init__(self) -> None:
         self.ends = 0
 
-    def on_head(self, status: int, headers: dict[str, str]) -> None:
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
         assert 200 <= status <= 999
 
     def on_body(self, data: bytes) -> None: ...
