@@ -140,7 +140,7 @@ class Choice:
     @property
     def first_reason(self) -> str:
         """Why the first candidate is the first, in a few words: `split`, `fallback (a incapable: n)`; `nobody` where there is none."""
-        reason = self.candidates[0].reason.value if self.candidates else "nobody"
+        reason = self.candidates[0].reason if self.candidates else "nobody"
         if not self.passed_over:
             return reason
         return f"{reason} ({', '.join(map(str, self.passed_over))})"

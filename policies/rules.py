@@ -24,6 +24,9 @@ class Condition:
 
     def holds(self, facts: CallFacts) -> bool:
         """Whether everything that is asked for is so."""
+        for name, value in self.header:  # most often what a rule asks for, and what a call has not
+            if facts.headers.get(name) != value:
+                return False
         return (
             (self.model is None or self.model == facts.model)
             and (self.kind is None or self.kind == facts.kind)
@@ -31,7 +34,6 @@ class Condition:
             and (self.stream is None or self.stream == facts.stream)
             and (self.prompt_bytes_over is None or facts.prompt_bytes > self.prompt_bytes_over)
             and (self.prompt_bytes_under is None or facts.prompt_bytes < self.prompt_bytes_under)
-            and all(facts.headers.get(name) == value for name, value in self.header)
         )
 
 

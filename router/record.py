@@ -82,7 +82,7 @@ class Recorder:
         if (usage := call.usage) is not None:
             self.metrics.used(model, backend, usage)
         for note in call.trail:
-            self.metrics.attempts[model, note.backend, note.outcome.value] += 1
+            self.metrics.attempts[model, note.backend, note.outcome] += 1
         if len(call.trail) > 1 or result not in ("ok", "client_gone"):
             log.warning("%s", _line(call, backend, result, took_s))
 
