@@ -6,7 +6,7 @@ Labels come from the configuration alone (models, backends) and from our own enu
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -85,16 +85,16 @@ class Metrics:
         self.client_retries: Counter[tuple[str]] = Counter()
         self.judged: Counter[tuple[str, str, str]] = Counter()
         self.lag = Lag()
-        self._first: dict[tuple[str, str], Durations] = {}
-        self._whole: dict[tuple[str, str], Durations] = {}
+        self._first: dict[tuple[str, str], Durations] = defaultdict(Durations)
+        self._whole: dict[tuple[str, str], Durations] = defaultdict(Durations)
 
     def first_content(self, model: str, backend: str, seconds: float) -> None:
         """Time from the attempt's start to its first content."""
-        self._durations(self._first, model, backend).observe(seconds)
+        self._first[model, backend].observe(seconds)
 
     def whole_call(self, model: str, backend: str, seconds: float) -> None:
         """Time from the call's arrival to its end."""
-        self._durations(self._whole, model, backend).observe(seconds)
+        self._whole[model, backend].observe(seconds)
 
     def used(self, model: str, backend: str, usage: Usage) -> None:
         """The tokens of one call. Those that came from a cache are of its prompt, those of reasoning are of its answer."""
@@ -140,13 +140,6 @@ class Metrics:
         yield _histogram("crossfade_first_token_seconds", "Attempt start to first content.", self._first)
         yield _histogram("crossfade_call_seconds", "Arrival of a call to its end.", self._whole)
         yield from _lag_families(self.lag)
-
-    @staticmethod
-    def _durations(table: dict[tuple[str, str], Durations], model: str, backend: str) -> Durations:
-        found = table.get((model, backend))
-        if found is None:
-            found = table[model, backend] = Durations()
-        return found
 
 
 class _Scrape(Collector):
