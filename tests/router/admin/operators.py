@@ -61,10 +61,12 @@ async def administered(
         yield Admin(router)
 
 
-def error_of(answer: httpx.Response) -> tuple[int, str]:
-    """Status and code of a refusal, which has the one form and one sentence."""
+def error_of(answer: httpx.Response, *beside: str) -> tuple[int, str]:
+    """Status and code of a refusal, which has the one form and one sentence; `beside` the error stands nothing else."""
     assert answer.headers["content-type"] == "application/json"
-    error = answer.json()["error"]
+    document = answer.json()
+    assert set(beside) <= set(document) <= {"error", "revisions"}
+    error = document["error"]
     assert set(error) == {"message", "type", "code", "param"}
     assert error["message"] and "\n" not in error["message"]
     return answer.status_code, error["code"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +96,24 @@ async def test_concurrent_shifts_of_one_model_end_in_one_of_them_whole_and_the_o
     winner = next(answer for answer in answers if answer.status_code == 200).json()
     status = (await admin.get("status")).json()
     assert status["models"]["jane"]["split"] == winner["revision"]["after"]["split"]
+
+
+async def test_of_shifts_of_one_model_at_two_routers_one_is_made_and_the_other_hears_what_happened(
+    tmp_path: Path,
+) -> None:
+    more = f"\nstore: {{url: 'sqlite:///{tmp_path}/crossfade.db'}}\n"
+    async with administered(more=more) as one, administered(more=more) as other:
+        for n in range(1, 100):
+            answers = await asyncio.gather(one.shift(n / 200), other.shift(n / 200 + 0.5))
+            made = max(answer.json()["revision"]["number"] for answer in answers if answer.status_code == 200)
+            assert await one.revision() == await other.revision() == made
+            late = [answer for answer in answers if answer.status_code != 200]
+            if late:  # both had read before either had written
+                assert error_of(late[0], "revisions") == (409, "overtaken")
+                assert [each["number"] for each in late[0].json()["revisions"]] == [made]
+                assert "shift of jane by operator" in late[0].json()["error"]["message"]
+                return
+    raise AssertionError("they never met")
 
 
 @pytest.mark.parametrize(
