@@ -49,6 +49,7 @@ async def router() -> AsyncIterator[Four]:
             "server": {
                 "keys_env": "KEYS",
                 "max_in_flight": DOOR,
+                "queue_wait_s": 60,  # a worker judges by its own queue how long waiting takes; that is not what is tested here
                 "clients": [
                     {"key_env": "PAIRS", "max_in_flight": AT_ONCE},
                     {"key_env": "RATED", "calls_per_min": A_MINUTE},
