@@ -37,6 +37,7 @@ from router.monitor import Monitor
 from router.parts import Parts
 from router.rebuilding import Done, Plan
 from router.routing import apply, desired
+from router.shared import NoMoreCounters
 from router.skills import learn
 
 EVERY_S = 0.5  # between two looks: sooner than an operator looks for the effect, and two reads of some KiB cost nothing
@@ -138,12 +139,20 @@ class Reload:
             await self._change_to(config)
         except ConfigInvalid as invalid:
             self._refuse(content, map(str, invalid.problems), map(_place, invalid.problems))
-        except (OSError, ValueError) as unusable:  # of an authority's file, or a key
+        except (
+            OSError,
+            ValueError,
+            NoMoreCounters,
+        ) as unusable:  # of an authority's file, a key, the limits of workers
             self._refuse(content, [f"{file}: {unusable}"], ["a backend cannot be built; the log says why"])
         except StoreFailed as failed:
             said = f"{file} is tried again until its shares can be kept: {failed}"
             self._refuse(content, [said], ["the store cannot be written; the file is tried again until it can"])
             return False
+        except Exception:  # the supervisor of a background loop: said once, not with each look
+            log.exception("taking the configuration file stumbled")
+            said = "it cannot be put in effect, by an error of the router that stands in the log"
+            self._refuse(content, [f"{file}: {said}"], [said])
         else:
             self._accept(waiting)
         return True
