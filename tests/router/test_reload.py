@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from router.faults import CallFailed
 from router.fleet import LiveBackend, LiveModel, LiveReplica
 from tests.reloading import desk_on, splits
 from tests.running import config_for
@@ -177,3 +178,31 @@ async def test_changes_leave_no_task_no_connection_and_no_backend_behind(tmp_pat
         tasks, alive = await settled()
         assert alive == before[1]
         assert tasks <= before[0] + 2  # connections of the last ones are read by a task each, in the scripted backends
+
+
+async def test_a_stored_response_is_found_on_the_backend_that_took_the_place_and_not_on_one_that_is_gone(
+    tmp_path: Path,
+) -> None:
+    async with Upstream(says("a")) as a, Upstream(says("b")) as b, desk_on(tmp_path, config_for({"a": a.url})) as desk:
+        owners = desk.parts.owners
+        shown = owners.mark("jane", "a", desk.fleet.backends["a"].replicas[0])("resp_1")
+        await desk.change(config_for({"a": a.url, "b": b.url}).replace(f"url: {a.url}", f"url: {a.url}, verify: false"))
+        assert owners.find(shown).replica is desk.fleet.backends["a"].replicas[0]
+        await desk.change(config_for({"b": b.url}))
+        with pytest.raises(CallFailed):
+            owners.find(shown)
+
+
+async def test_a_call_to_a_stored_response_that_waits_while_its_backend_goes_is_a_404(tmp_path: Path) -> None:
+    async with Upstream(says("a")) as a, Upstream(says("b")) as b:
+        text = config_for({"a": a.url, "b": b.url}, server="max_in_flight: 1")
+        async with desk_on(tmp_path, text) as desk:
+            shown = desk.parts.owners.mark("jane", "a", desk.fleet.backends["a"].replicas[0])("resp_1")
+            assert desk.parts.admission.gate.try_enter()
+            asking = asyncio.create_task(desk.router.client.get(f"/v1/responses/{shown}"))
+            await desk.until(lambda: desk.parts.admission.gate.waiting)
+            await desk.change(config_for({"b": b.url}, server="max_in_flight: 1"))
+            desk.parts.admission.gate.leave()
+            answered = await asking
+            assert (answered.status_code, answered.json()["error"]["code"]) == (404, "response_not_found")
+        assert a.received == []
