@@ -21,7 +21,7 @@ from backends.pool import IDLE_S
 from policies.outcome import OUTCOMES
 from router.app import FASTAPI_PATHS
 from router.building import build_fleet
-from router.cli import app
+from router.cli import build
 from router.config import Config, ConfigInvalid, Timeouts, loads
 from router.config.pending import PENDING
 from router.edge import BODY_TIMEOUT_S, HEAD_TIMEOUT_S, KEEP_ALIVE_S, SLOW_CLIENT_S
@@ -67,7 +67,7 @@ CONFIGURATIONS = [
 
 def commands() -> dict[str, Callable[..., None]]:
     """The commands of `crossfade` by name."""
-    return {info.callback.__name__: info.callback for info in app.registered_commands if info.callback is not None}
+    return {info.callback.__name__: info.callback for info in build().registered_commands if info.callback is not None}
 
 
 def usage_fault(args: list[str]) -> str:

@@ -4,31 +4,43 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Iterable
+from importlib import import_module
 
 import typer
 
-from router.cli.check import check
-from router.cli.demo import demo
-from router.cli.drain import drain, undrain
-from router.cli.explain import explain
-from router.cli.history import history
-from router.cli.preflight import preflight
-from router.cli.rollback import rollback
-from router.cli.schema import schema
-from router.cli.serve import serve
-from router.cli.shift import shift
-from router.cli.status import status
+# Where each command is, in the order of the help. Only the one that is asked for is imported: whoever takes a shift back has no time
+# to wait for what the router itself needs.
+COMMANDS = {
+    "serve": "serve",
+    "check": "check",
+    "schema": "schema",
+    "explain": "explain",
+    "preflight": "preflight",
+    "status": "status",
+    "shift": "shift",
+    "rollback": "rollback",
+    "history": "history",
+    "drain": "drain",
+    "undrain": "drain",
+    "demo": "demo",
+}
 
-app = typer.Typer(
-    name="crossfade",
-    help="One OpenAI-compatible URL in front of several LLM backends.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for command in (serve, check, schema, explain, preflight, status, shift, rollback, history, drain, undrain, demo):
-    app.command()(command)
+
+def build(names: Iterable[str] = COMMANDS) -> typer.Typer:
+    """The command line with these commands."""
+    app = typer.Typer(
+        name="crossfade",
+        help="One OpenAI-compatible URL in front of several LLM backends.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(lambda: None)  # else one command alone would not be named
+    for name in names:
+        app.command(name)(getattr(import_module(f"router.cli.{COMMANDS[name]}"), name))
+    return app
 
 
 def main() -> None:
@@ -36,4 +48,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    app()
+    asked = sys.argv[1:2]
+    build(asked if asked and asked[0] in COMMANDS else COMMANDS)()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from router.cli import app
+from router.cli import build
 from tests.running import config_for
 
 CALL = '{"model":"jane","user":"someone","messages":[{"role":"user","content":"hi"}]}'
@@ -26,7 +26,7 @@ def config(tmp_path: Path) -> str:
 
 
 def test_it_says_who_is_tried_in_which_order_and_why(config: str) -> None:
-    result = CliRunner().invoke(app, ["explain", "-c", config, "-r", "-"], input=CALL)
+    result = CliRunner().invoke(build(), ["explain", "-c", config, "-r", "-"], input=CALL)
     first, second, caller = result.stdout.splitlines()
     assert result.exit_code == 0
     assert first[:5] in ("1. a:", "1. b:") and "by the split (user)" in first
@@ -37,16 +37,16 @@ def test_it_says_who_is_tried_in_which_order_and_why(config: str) -> None:
 def test_headers_count_where_the_file_gives_them(config: str, tmp_path: Path) -> None:
     request = tmp_path / "request.json"
     request.write_text(f'{{"headers":{{"X-Canary":"always"}},"body":{CALL}}}')
-    result = CliRunner().invoke(app, ["explain", "-c", config, "-r", str(request)])
+    result = CliRunner().invoke(build(), ["explain", "-c", config, "-r", str(request)])
     assert result.exit_code == 0 and result.stdout.startswith("1. b: a rule applies (header: ")
 
 
 def test_a_call_that_would_be_refused_is_a_no_and_a_missing_file_is_wrong_usage(config: str, tmp_path: Path) -> None:
     refused = CliRunner().invoke(
-        app, ["explain", "-c", config, "-r", "-"], input='{"model":"other","messages":[{"role":"user"}]}'
+        build(), ["explain", "-c", config, "-r", "-"], input='{"model":"other","messages":[{"role":"user"}]}'
     )
     assert refused.exit_code == 1 and "'other' is not configured" in refused.stderr
-    missing = CliRunner().invoke(app, ["explain", "-c", config, "-r", str(tmp_path / "nothing.json")])
+    missing = CliRunner().invoke(build(), ["explain", "-c", config, "-r", str(tmp_path / "nothing.json")])
     assert missing.exit_code == 2 and "Traceback" not in missing.output + missing.stderr
 
 
@@ -60,7 +60,7 @@ def test_a_call_that_would_be_refused_is_a_no_and_a_missing_file_is_wrong_usage(
     ids=["an unknown model", "brackets without end", "nothing"],
 )
 def test_a_no_is_one_json_document_too(config: str, call: str, said: str) -> None:
-    result = CliRunner().invoke(app, ["explain", "-c", config, "-r", "-", "--json"], input=call)
+    result = CliRunner().invoke(build(), ["explain", "-c", config, "-r", "-", "--json"], input=call)
     assert result.exit_code == 1 and result.exception.__class__ is SystemExit
     document = json.loads(result.stdout)
     assert said in document["error"] and document["candidates"] == []
@@ -68,7 +68,7 @@ def test_a_no_is_one_json_document_too(config: str, call: str, said: str) -> Non
 
 def test_a_bad_configuration_is_one_json_document_too(tmp_path: Path) -> None:
     nowhere = str(tmp_path / "nothing.yaml")
-    result = CliRunner().invoke(app, ["explain", "-c", nowhere, "-r", "-", "--json"], input=CALL)
+    result = CliRunner().invoke(build(), ["explain", "-c", nowhere, "-r", "-", "--json"], input=CALL)
     assert result.exit_code == 1 and "cannot be read" in json.loads(result.stdout)["error"]
 
 
@@ -90,18 +90,18 @@ def able(tmp_path: Path) -> str:
 
 def test_it_says_what_a_backend_lacks_by_its_kind_and_by_the_configuration(able: str) -> None:
     asked = CALL[:-1] + ',"n":2}'
-    result = CliRunner().invoke(app, ["explain", "-c", able, "-r", "-"], input=asked)
+    result = CliRunner().invoke(build(), ["explain", "-c", able, "-r", "-"], input=asked)
     assert result.exit_code == 0 and result.stdout.splitlines() == [
         "1. b: next in the fallback order",
         "-  a was passed over: it lacks what the call needs: n",
     ]
-    document = json.loads(CliRunner().invoke(app, ["explain", "-c", able, "-r", "-", "--json"], input=asked).stdout)
+    document = json.loads(CliRunner().invoke(build(), ["explain", "-c", able, "-r", "-", "--json"], input=asked).stdout)
     assert document["passed_over"] == [{"backend": "a", "reason": "incapable", "lacking": ["n"]}]
 
 
 def test_a_context_that_the_configuration_names_counts(able: str) -> None:
     asked = CALL[:-1] + f',"x":"{"x" * 800}"}}'
-    result = CliRunner().invoke(app, ["explain", "-c", able, "-r", "-"], input=asked)
+    result = CliRunner().invoke(build(), ["explain", "-c", able, "-r", "-"], input=asked)
     assert result.stdout.splitlines() == [
         "1. a: by the split",
         "-  b was passed over: the prompt is too long for its context",
@@ -110,7 +110,7 @@ def test_a_context_that_the_configuration_names_counts(able: str) -> None:
 
 def test_where_nobody_can_it_says_so_what_the_client_would_hear_and_that_the_answer_is_no(able: str) -> None:
     asked = CALL[:-1] + ',"n":2,"logprobs":true}'
-    result = CliRunner().invoke(app, ["explain", "-c", able, "-r", "-"], input=asked)
+    result = CliRunner().invoke(build(), ["explain", "-c", able, "-r", "-"], input=asked)
     assert result.exit_code == 1 and result.stderr.splitlines() == [
         "No backend can answer this call.",
         "-  a was passed over: it lacks what the call needs: logprobs, n",
@@ -118,5 +118,5 @@ def test_where_nobody_can_it_says_so_what_the_client_would_hear_and_that_the_ans
         "The request would be answered with an error: "
         "The model `jane` cannot do all that this call asks for: `logprobs` and more than one choice (`n`).",
     ]
-    document = json.loads(CliRunner().invoke(app, ["explain", "-c", able, "-r", "-", "--json"], input=asked).stdout)
+    document = json.loads(CliRunner().invoke(build(), ["explain", "-c", able, "-r", "-", "--json"], input=asked).stdout)
     assert document["candidates"] == [] and "cannot do all" in document["error"] and len(document["passed_over"]) == 2

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from typer.testing import CliRunner
 
-from router.cli import app
+from router.cli import build
 from tests.running import Router, config_for, running
 from tests.upstream import Connection, Received, Upstream, answer, chat_answer, says, sends
 
@@ -131,7 +131,7 @@ def explained(config: str, request: str, folder: Path, monkeypatch: pytest.Monke
     (folder / "crossfade.yaml").write_text(config)
     (folder / "request.json").write_text(request)
     command = ["explain", "-c", str(folder / "crossfade.yaml"), "-r", str(folder / "request.json"), "--json"]
-    result = CliRunner().invoke(app, command)
+    result = CliRunner().invoke(build(), command)
     assert result.exit_code in (0, 1), result.output
     return json.loads(result.stdout) if result.exit_code == 0 else None
 

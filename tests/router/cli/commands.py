@@ -12,7 +12,7 @@ from typing import Any
 
 from typer.testing import CliRunner, Result
 
-from router.cli import app
+from router.cli import build
 from tests.running import Router, running
 from tests.serving import free_port
 from tests.upstream import Upstream, says
@@ -46,7 +46,7 @@ def beside(folder: Path) -> str:
 def run(*words: str, env: Mapping[str, str] | None = None) -> Result:
     """`crossfade WORDS`, in this process."""
     clean = {"CROSSFADE_CONFIG": None, "CROSSFADE_ADMIN_KEY": None, "CROSSFADE_KEYS": None, "COLUMNS": "200"}
-    return CliRunner().invoke(app, list(words), env={**clean, **(env or {})})
+    return CliRunner().invoke(build(), list(words), env={**clean, **(env or {})})
 
 
 @dataclass(frozen=True, slots=True)
