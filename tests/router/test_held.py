@@ -123,7 +123,7 @@ async def fleet() -> AsyncIterator[Fleet]:
     stores = {name: Store(name) for name in ("a1", "a2", "b")}
     async with AsyncExitStack() as stack:
         up = {name: await stack.enter_async_context(Upstream(store)) for name, store in stores.items()}
-        yield Fleet(stores, up, {"CROSSFADE_ADMIN_KEY": "an admin's key"})
+        yield Fleet(stores, up, {"CROSSFADE_ADMIN_KEY": "the-admins-own-key"})
 
 
 async def make(router: Router, **fields: object) -> httpx.Response:
