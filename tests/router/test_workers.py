@@ -174,6 +174,7 @@ async def test_a_worker_that_stands_still_keeps_nobody_from_its_numbers(four: Fo
 
 async def test_a_worker_that_is_killed_under_load_costs_no_call_but_those_that_ran_in_it(four: Four) -> None:
     four.open.stays_s = 0.02
+    assert set(await four.answers(20)) == {200}
     before = await metrics(four.router)
     victim = (await pids(four.router))[1]
     lost: list[str] = []
@@ -188,7 +189,8 @@ async def test_a_worker_that_is_killed_under_load_costs_no_call_but_those_that_r
                 lost.append(type(exc).__name__)
 
     callers = [asyncio.create_task(caller()) for _ in range(20)]
-    await four.open.until_came(40)
+    await four.open.until_came(four.open.came + 40)
+    assert four.open.most <= DOOR  # after the kill the backend may hear of its calls' end later than of the next ones
     os.kill(victim, signal.SIGKILL)
     await four.open.until_came(four.open.came + 100)
     is_over.set()
@@ -203,7 +205,6 @@ async def test_a_worker_that_is_killed_under_load_costs_no_call_but_those_that_r
     ok = 'backend="open",model="open",result="ok"'
     assert after["crossfade_calls_total"][ok] >= before["crossfade_calls_total"][ok], "what was told once is never less"
     assert after["crossfade_inside"]['backend="",queue="router"'] == 0
-    assert four.open.most <= DOOR
     assert f"worker 1 (pid {victim}) ended with SIGKILL; it is started anew at once" in four.router.log()
 
 
@@ -214,6 +215,7 @@ async def test_the_places_of_those_that_were_killed_are_free_again(four: Four) -
         os.kill(pid, signal.SIGKILL)
     lost = await asyncio.gather(*running, return_exceptions=True)
     assert all(isinstance(each, httpx.TransportError) for each in lost)
+    await four.slotted.until(0)
     four.slotted.let_go.set()
     assert set(await four.answers(8, model="slotted")) == {200}, "who comes while nobody is there waits"
     assert four.slotted.most == SLOTS
