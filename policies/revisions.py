@@ -120,7 +120,7 @@ def shifted(state: RoutingState, model: str, shares: Mapping[str, float], backen
             f"the shares sum to {sum(shares.values()):g}, and no other backend has a share to take the rest; name one"
         )
     whole = sum(others.values())
-    split = {name: round(share * rest / whole, DIGITS) for name, share in others.items()} if rest > EXACT else {}
+    split = {name: round(share / whole * rest, DIGITS) for name, share in others.items()} if rest > EXACT else {}
     split = {name: split.get(name, shares.get(name, 0.0)) for name in dict.fromkeys((*before.split, *shares))}
     return state.with_model(model, msgspec.structs.replace(before, split=split, ramp=None))
 

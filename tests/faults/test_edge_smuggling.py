@@ -133,7 +133,8 @@ async def test_a_body_that_breaks_in_a_later_packet_is_a_400_too(door: Door, cut
 PATHS = [
     "/v1/../admin", "/v1/%2e%2e/admin", "/v1/..%2fadmin", "/v1%2fmodels", "/v1/models%2f", "/v1/models/", "/v1//models", "//v1/models",
     "/v1\\models", "/v1/models%5c", "/v1/models;a=b", "/v1/models%00", "/v1/models%20", "/v1/models.", "/V1/models", "/v1/Models",
-    "/v1/./models", "/v1/x/../models", "/%761/models", "/v1/model%73", "/admin", "/admin/", "/admin/api/status", "/docs", "/redoc",
+    "/v1/./models", "/v1/x/../models", "/%761/models", "/v1/model%73", "/admin", "/admin/", "/docs", "/redoc",
+    "//admin/api/status", "/%61dmin/api/status", "/v1/../admin/api/status", "/ADMIN/api/status", "/admin/./api/status",
     "/openapi.json", "/metrics/", "/health", "/health/ready/", "/health/%72eady", "http://localhost/v1/models",
     "http://127.0.0.1:1/v1/models", "http://evil.example/v1/models", "https://localhost/v1/models", "*",
 ]  # fmt: skip
