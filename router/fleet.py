@@ -305,9 +305,12 @@ class LiveModel:
             self.note_abilities()
         if self.unwell and now_s >= self._settled_at_s:
             self.count_unwell(now_s)
-        if not self.unwell and not any(b.backend.is_draining for b in self.bindings.values()):
-            return self._well
-        return self._look(now_s)
+        if self.unwell:
+            return self._look(now_s)
+        for binding in self.bindings.values():
+            if binding.backend.is_draining:
+                return self._look(now_s)
+        return self._well
 
     def _look(self, now_s: float | None) -> Snapshot:
         # Of a kind that this version cannot call: known to the route, and never a candidate.
