@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
+from types import ModuleType
 
 import typer
 
 # Where each command is, in the order of the help. Only the one that is asked for is imported: whoever takes a shift back has no time
 # to wait for what the router itself needs.
-COMMANDS = {
-    "serve": "serve",
-    "check": "check",
-    "schema": "schema",
-    "explain": "explain",
-    "preflight": "preflight",
-    "status": "status",
-    "shift": "shift",
-    "rollback": "rollback",
-    "history": "history",
-    "drain": "drain",
-    "undrain": "drain",
-    "demo": "demo",
+COMMANDS: dict[str, Callable[[], ModuleType]] = {
+    "serve": lambda: import_module("router.cli.serve"),
+    "check": lambda: import_module("router.cli.check"),
+    "schema": lambda: import_module("router.cli.schema"),
+    "explain": lambda: import_module("router.cli.explain"),
+    "preflight": lambda: import_module("router.cli.preflight"),
+    "status": lambda: import_module("router.cli.status"),
+    "shift": lambda: import_module("router.cli.shift"),
+    "rollback": lambda: import_module("router.cli.rollback"),
+    "history": lambda: import_module("router.cli.history"),
+    "drain": lambda: import_module("router.cli.drain"),
+    "undrain": lambda: import_module("router.cli.drain"),
+    "demo": lambda: import_module("router.cli.demo"),
 }
 
 
@@ -39,7 +40,7 @@ def build(names: Iterable[str] = COMMANDS) -> typer.Typer:
     )
     app.callback()(lambda: None)  # else one command alone would not be named
     for name in names:
-        app.command(name)(getattr(import_module(f"router.cli.{COMMANDS[name]}"), name))
+        app.command(name)(getattr(COMMANDS[name](), name))
     return app
 
 
