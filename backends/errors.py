@@ -53,11 +53,17 @@ class RouteMissing(NotServed):
 
 
 class NeedMissing(BackendError):
-    """The backend says that it was started without `need`, by its name in the configuration's `can`; another may have it."""
+    """The backend says that it was started without `need`, by its name in the configuration's `can`; another may have it.
 
-    def __init__(self, message: str, need: str, *, status: int | None = None, body: bytes = b""):
+    `of_this_call`: other calls with the same need it answers, so nothing is to be learned.
+    """
+
+    def __init__(
+        self, message: str, need: str, *, status: int | None = None, body: bytes = b"", of_this_call: bool = False
+    ):
         super().__init__(message, status=status, body=body)
         self.need = need
+        self.of_this_call = of_this_call
 
 
 class KeyRefused(BackendError):

@@ -81,6 +81,11 @@ _NO_TOOLS = re.compile(
     r"(requires (?:(?:--enable-auto-tool-choice and )?--tool-call-parser to be set|--jinja flag))",
     re.DOTALL,
 )
+# More choices than llama-server has slots, and several at temperature 0 of vLLM: of this `n` alone, another backend may answer it.
+_NOT_SO_MANY = re.compile(
+    r"n_cmpl cannot be greater than the number of slots, please increase -np"
+    r"|n must be 1 when using greedy sampling, got \d{1,9}\."
+)
 _STATUSES = frozenset(HTTPStatus)
 # How engines name a kind of error, in `type` or `code`: internal_error, InternalServerError.
 _NAME = re.compile(r"[a-z]{2,20}(?:_[a-z]{2,20}){1,5}|[A-Z][A-Za-z]{1,40}Error")
@@ -206,8 +211,8 @@ def _fault(status: int, text: ErrorText, body: bytes, wait_s: float | None) -> B
         return RouteMissing(said, status=status, body=body)
     if _is_not_served(text):
         return NotServed(said, status=status, body=body)
-    if (without := _NO_TOOLS.fullmatch(text.message)) is not None:
-        return NeedMissing(f"it takes no tools: that {without[1]}", "tools", status=status, body=body)
+    if (lack := _lack(status, text, body)) is not None:
+        return lack
     kind: type[BackendError]
     if status in (401, 403):
         kind = KeyRefused
@@ -220,6 +225,14 @@ def _fault(status: int, text: ErrorText, body: bytes, wait_s: float | None) -> B
     else:
         kind = Failed
     return kind(said, status=status, body=body)
+
+
+def _lack(status: int, text: ErrorText, body: bytes) -> NeedMissing | None:
+    if (without := _NO_TOOLS.fullmatch(text.message)) is not None:
+        return NeedMissing(f"it takes no tools: that {without[1]}", "tools", status=status, body=body)
+    if status == 400 and _NOT_SO_MANY.fullmatch(text.message) is not None:
+        return NeedMissing("it gives not so many choices", "n", status=status, body=body, of_this_call=True)
+    return None
 
 
 def _retold(status: int, text: ErrorText) -> str:

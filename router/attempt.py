@@ -92,7 +92,7 @@ class Attempt:
             error = seen_from(self.call.facts, raised)
             outcome, said = outcome_of(error), str(error)
             self.recorder.alerts.about(self.model.name, backend.name, outcome.kind, loop.time())
-            if outcome.kind in _SHOWS_A_LACK:
+            if outcome.kind in _SHOWS_A_LACK and not (isinstance(error, NeedMissing) and error.of_this_call):
                 lacked = error.need if isinstance(error, NeedMissing) else self.call.facts.api
                 self.model.misses(self.binding, lacked, loop.time(), said)
             raise error from raised.__cause__

@@ -109,6 +109,7 @@ class Ladder:
         self._attempts_here = 1
         self._waited_retry_after = False
         self._step: NextStep | None = None
+        self._only_lacks = True  # whether nobody asked failed in another way, and so may answer later
 
     async def carry_on(self, broken: BackendError) -> BackendError | None:
         """The rest of a stream that has begun, from other backends. Returns what it failed of, None where the client has it all."""
@@ -119,6 +120,8 @@ class Ladder:
         if isinstance(error, RouteMissing | NeedMissing):
             facts, now_s = self._call.facts, asyncio.get_running_loop().time()
             if isinstance(error, NeedMissing) and self._call.held is not None:
+                return unable(facts, [Need(error.need)])
+            if isinstance(error, NeedMissing) and error.of_this_call and self._only_lacks:
                 return unable(facts, [Need(error.need)])
             choice = choose(facts, self._model.route, self._model.snapshot(now_s), self._recorder.rng)
             if facts.pin or is_offered_by_none(choice):
@@ -146,6 +149,7 @@ class Ladder:
         error = state.outcome.exception() if state.outcome is not None else None
         if not isinstance(error, BackendError) or self.client.has_begun:
             return False
+        self._only_lacks = self._only_lacks and isinstance(error, NeedMissing)
         if isinstance(error, Overflow):
             self._pass_over_those_no_larger()
         step = self._step = self._decide(outcome_of(error))
