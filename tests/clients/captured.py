@@ -81,7 +81,7 @@ def wanted(request: Received) -> str:
     kind = request.path.removeprefix("/v1/").removesuffix("/completions")
     if kind == "chat" and asked.get("tools") and not is_second_turn(request):
         kind = "tools"
-    if asked.get("temperature", 0) > 2:
+    if asked.get("temperature", 0) >= 2:  # 2 itself is left to the backend; what is above, the router refuses
         return "too hot"
     if not asked.get("stream"):
         return kind

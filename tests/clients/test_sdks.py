@@ -145,7 +145,7 @@ async def test_a_prompt_that_is_too_long_for_all_is_thrown_once_with_the_code_th
 async def test_what_a_backend_rejects_is_thrown_once_in_its_words(
     players: Players, stage: Stage, sdk: str, streams: bool
 ) -> None:
-    saw = await players[sdk].play("stream" if streams else "whole", **call(stage, temperature=3))
+    saw = await players[sdk].play("stream" if streams else "whole", **call(stage, temperature=2))
     thrown = saw["thrown"]
     assert (saw["requests"], thrown["status"]) == (1, 400)
     assert (thrown["type"], thrown["param"]) == ("invalid_request_error", "temperature")

@@ -90,7 +90,7 @@ const calls = {
     return nextCall();
   },
   'unknown model': () => client.chat.completions.create({ ...asked, model: 'nobody' }),
-  'too hot': () => client.chat.completions.create({ ...asked, temperature: 3 }),
+  'too hot': () => client.chat.completions.create({ ...asked, temperature: 2 }),
   models: async () => (await client.models.list()).data.map((model) => model.id),
   async embedding() {
     const { data, model } = await client.embeddings.create({ model: 'jane', input: 'x', user });
