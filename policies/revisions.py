@@ -121,7 +121,7 @@ def shifted(state: RoutingState, model: str, shares: Mapping[str, float], backen
         )
     whole = sum(others.values())
     split = {name: round(share / whole * rest, DIGITS) for name, share in others.items()} if rest > EXACT else {}
-    split = {name: split.get(name, shares.get(name, 0.0)) for name in dict.fromkeys((*before.split, *shares))}
+    split = {name: split.get(name, shares.get(name, 0.0)) + 0.0 for name in dict.fromkeys((*before.split, *shares))}
     return state.with_model(model, msgspec.structs.replace(before, split=split, ramp=None))
 
 
@@ -152,9 +152,18 @@ def rolled_back(journal: Sequence[Revision], model: str, to: int | None = None) 
     stands = list(_stands(journal, model))
     here = max(place for place, stand in enumerate(stands) if stand.first <= stands[-1].stands_for)
     for stand in reversed(stands[:here]):
-        if stand.model.at_rest() != now:
+        if not _alike(stand.model.at_rest(), now):
             return state.with_model(model, stand.model.at_rest()), stand.stands_for
     raise NotPossible(f"{model} has no earlier state to go back to")
+
+
+def _alike(one: ModelState, other: ModelState) -> bool:
+    """Whether both say the same; a share of 0 says what no share says."""
+    return _given(one.split) == _given(other.split) and one == msgspec.structs.replace(other, split=one.split)
+
+
+def _given(split: Mapping[str, float]) -> dict[str, float]:
+    return {name: share for name, share in split.items() if share > 0}
 
 
 def _stands(journal: Sequence[Revision], model: str) -> Iterator[_Stand]:

@@ -45,6 +45,10 @@ def test_a_backend_without_a_share_so_far_gets_one() -> None:
     assert split_after({"lmstudio": 1.0}, vllm=0.01) == pytest.approx({"lmstudio": 0.99, "vllm": 0.01})
 
 
+def test_a_share_of_less_than_nothing_at_all_is_nothing() -> None:
+    assert str(split_after({"lmstudio": 0.5, "vllm": 0.5}, vllm=-0.0)["vllm"]) == "0.0"
+
+
 def test_the_whole_share_leaves_the_others_nothing() -> None:
     assert split_after({"lmstudio": 0.75, "vllm": 0.25}, vllm=1.0) == {"lmstudio": 0.0, "vllm": 1.0}
 
@@ -130,6 +134,15 @@ def test_a_rollback_goes_to_the_state_before_and_a_second_one_one_further_back()
         journal.shift("jane", vllm=share)
     assert [journal.rollback("jane"), journal.share()] == [2, 0.1]
     assert [journal.rollback("jane"), journal.share()] == [1, 0.0]
+    with pytest.raises(NotPossible, match="no earlier state"):
+        journal.rollback("jane")
+
+
+def test_a_state_that_differs_in_nothing_but_shares_of_0_is_none_to_go_back_to() -> None:
+    journal = Journal(state_of(jane={"lmstudio": 1.0}))
+    for share in (0.0, 0.5):
+        journal.shift("jane", vllm=share)
+    assert [journal.rollback("jane"), journal.share()] == [2, 0.0]
     with pytest.raises(NotPossible, match="no earlier state"):
         journal.rollback("jane")
 
