@@ -87,11 +87,17 @@ def check_editable(file: Path, model: str, shares: Mapping[str, float]) -> None:
 
 
 def with_split(text: str, model: str, split: Mapping[str, float]) -> str:
-    """The text with the model's shares changed to `split`; those that are not named are taken out. Raises NotEditable."""
+    """The text with the model's shares changed to `split`; those that are not named are taken out. Raises NotEditable.
+
+    Where none would stay, they stay with 0, which says the same: beside them is seen how a further one is to be written.
+    """
     body = text.removeprefix(_BOM)
     where = dotted(("models", model, "split"))
     try:
         node = _found(body, model, where)
+        names = [name.text for name, _ in node.pairs()]
+        if not any(name in split for name in names):
+            split = {**dict.fromkeys(names, 0.0), **split}
         after = _spliced(body, list(_splices(body, node, split)))
         is_right = read(after, {}).tree == _wanted(read(body, {}).tree, model, split)
     except Unreadable as exc:
@@ -177,7 +183,7 @@ def _splices(text: str, node: _Spot, split: Mapping[str, float]) -> Iterator[_Sp
     pairs = list(node.pairs())
     kept = [(name, value) for name, value in pairs if name.text in split]
     if not kept:
-        raise NotEditable(f"the split on line {node.line} has no share that stays; edit it by hand.")
+        raise NotEditable(f"the split on line {node.line} names no backend; edit it by hand.")
     for name, value in kept:
         if _number(value.text) != split[name.text]:
             yield _Splice(value.start, value.end, repr(split[name.text]))

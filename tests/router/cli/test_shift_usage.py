@@ -106,6 +106,14 @@ async def test_what_was_shifted_is_written_into_the_file_with_its_comments(desk:
     assert document(await desk.ask("status", "--json"))["revision"] >= 2
 
 
+async def test_a_backend_that_the_split_of_the_file_does_not_name_is_written_beside_the_others(desk: Desk) -> None:
+    text = desk.file.read_text().replace(SPLIT, "{a: 1.0}")
+    desk.file.write_text(text)
+    result = await desk.ask("shift", "jane", "b=25%", "--reason", "the first", "--write")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert desk.file.read_text() == text.replace("{a: 1.0}", "{a: 0.75, b: 0.25}")
+
+
 async def test_shares_that_are_in_force_already_can_still_be_written(desk: Desk) -> None:
     await desk.ask("shift", "jane", "b=25%", "--reason", "canary")
     made = document(await desk.ask("shift", "jane", "b=25%", "--reason", "keep", "--write", "--json"))

@@ -77,6 +77,25 @@ def test_a_backend_without_a_share_in_the_running_state_is_taken_out(model: str,
     assert with_split(FILE, model, {"vllm": 1.0}) == FILE.replace(before, after)
 
 
+@pytest.mark.parametrize(
+    ("model", "before", "after"),
+    [
+        pytest.param("jane", JANE, "{lmstudio: 0.0, vllm: 0.0, cloud: 1.0}", id="on one line"),
+        pytest.param("john", "vllm: 1e-1", "vllm: 0.0\n      cloud: 1.0", id="on several lines"),
+    ],
+)
+def test_where_no_backend_of_the_file_has_a_share_any_more_they_stay_with_none(
+    model: str, before: str, after: str
+) -> None:
+    expected = FILE.replace(before, after).replace("0.9   #", "0.0   #" if model == "john" else "0.9   #")
+    assert with_split(FILE, model, {"cloud": 1.0}) == expected
+
+
+def test_a_split_that_names_nobody_is_refused() -> None:
+    with pytest.raises(NotEditable, match=r"the split on line 1 names no backend; edit it by hand\."):
+        with_split("models: {jane: {split: {}}}", "jane", {"a": 1.0})
+
+
 def test_the_last_one_on_one_line_is_taken_out_with_the_comma_before_it() -> None:
     assert with_split(FILE, "jane", {"lmstudio": 1.0}) == FILE.replace(JANE, "{lmstudio: 1.0}")
 
