@@ -7,6 +7,7 @@ import os
 import signal
 from pathlib import Path
 
+import httpx
 import pytest
 
 from policies.revisions import Kind
@@ -132,6 +133,7 @@ async def test_each_of_two_workers_takes_the_file_and_one_revision_is_made() -> 
         router = RunningRouter(config_for({"a": a.url, "b": b.url}, server="workers: 2"))
         await asyncio.to_thread(router.__enter__)
         try:
+            await both_up(router)  # one that starts now reads the changed file as its first
             text = config_for({"a": a.url, "b": b.url}, "split: {b: 1.0}\ntimeouts: {total_s: 9}", "workers: 2")
             router.file.write_text(_at(router, text))
             async with asyncio.timeout(10):
@@ -140,6 +142,14 @@ async def test_each_of_two_workers_takes_the_file_and_one_revision_is_made() -> 
             assert "revision 3" not in router.log()
         finally:
             await asyncio.to_thread(router.__exit__, None, None, None)
+
+
+async def both_up(router: RunningRouter) -> None:
+    """Return when each of the two workers answers for itself."""
+    async with httpx.AsyncClient() as client, asyncio.timeout(20):
+        up = [f'crossfade_worker_up{{worker="{number}"}} 1.0' for number in range(2)]
+        while not all(each in (await client.get(f"{router.url}/metrics")).text for each in up):
+            await asyncio.sleep(0.05)
 
 
 def _at(router: RunningRouter, text: str) -> str:
