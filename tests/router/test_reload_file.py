@@ -148,8 +148,9 @@ async def both_up(router: RunningRouter) -> None:
     """Return when each of the two workers answers for itself."""
     async with httpx.AsyncClient() as client, asyncio.timeout(20):
         up = [f'crossfade_worker_up{{worker="{number}"}} 1.0' for number in range(2)]
-        while not all(each in (await client.get(f"{router.url}/metrics")).text for each in up):
-            await asyncio.sleep(0.05)
+        said = ""
+        while not all(each in said for each in up):
+            said = (await client.get(f"{router.url}/metrics")).text
 
 
 def _at(router: RunningRouter, text: str) -> str:
