@@ -7,6 +7,9 @@
 By the cohorts' property a step of a growing share only adds callers, so nobody moves twice on the way. A step is due so long after the
 last one, not at an instant of the clock: while nobody could make one (the store was down, every router stopped) nothing is caught up on
 in one leap.
+
+Where the last step lies in the future, the clock was set back, or another machine's is ahead: the step is then due so long after the last
+one was seen, which who drives the ramp measures.
 """
 
 from __future__ import annotations
@@ -40,7 +43,12 @@ def due_s(model: ModelState) -> float | None:
     ramp = model.ramp
     if ramp is None or ramp.is_paused:
         return None
-    return ramp.at_s + ramp.over_s / steps_of(ramp.over_s)
+    return ramp.at_s + every_s(ramp)
+
+
+def every_s(ramp: Ramp) -> float:
+    """From one step to the next."""
+    return ramp.over_s / steps_of(ramp.over_s)
 
 
 def stepped(state: RoutingState, name: str, now_s: float) -> RoutingState:
@@ -55,7 +63,9 @@ def stepped(state: RoutingState, name: str, now_s: float) -> RoutingState:
     names = dict.fromkeys((*ramp.start, *ramp.target))
     way = done / steps
     split = {each: _between(ramp.start.get(each, 0.0), ramp.target.get(each, 0.0), way) for each in names}
-    further = msgspec.structs.replace(ramp, done=done, at_s=now_s)
+    # Whose clock is behind takes the other one's further: by that one, the next step would be due at once.
+    at_s = now_s if now_s >= ramp.at_s else ramp.at_s + every_s(ramp)
+    further = msgspec.structs.replace(ramp, done=done, at_s=at_s)
     return state.with_model(name, msgspec.structs.replace(model, split=split, ramp=further))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from policies.revisions import (
     Kind,
     NotPossible,
+    Ramp,
     Revision,
     RoutingState,
     drained,
@@ -83,14 +84,17 @@ class Operations:
         """Let it go on from there."""
         return await self._on_ramp(model, lambda state: resumed(state, model, self.journal.now_s()), by)
 
-    async def step(self, model: str) -> Revision:
-        """Make the next step of the model's ramp, if it is due: whoever else drives it may have been faster."""
+    async def step(self, model: str, seen: Ramp | None = None) -> Revision:
+        """Make the next step of the model's ramp, if it is due: whoever else drives it may have been faster.
+
+        Of a ramp that still stands as `seen` it is due, whatever the clock says.
+        """
 
         def make(revisions: Sequence[Revision]) -> Draft | None:
             state, now_s = _state(revisions), self.journal.now_s()
             moving = state.models.get(model)
             due = due_s(moving) if moving is not None else None
-            if due is None or due > now_s:
+            if moving is None or due is None or (due > now_s and moving.ramp != seen):
                 return None
             return Draft(Kind.RAMP, stepped(state, model, now_s), model, part_of=_begun_by(revisions, model))
 

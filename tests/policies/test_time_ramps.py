@@ -47,6 +47,10 @@ def test_a_step_is_due_so_long_after_the_last_one_and_none_is_while_the_ramp_is_
     assert due_s(START.models["jane"]) is None
 
 
+def test_a_step_by_a_clock_that_is_behind_lets_no_other_make_the_next_one_at_once() -> None:
+    assert due_s(stepped(moving(7200), "jane", 10).models["jane"]) == 1000 + 72 + 72
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -164,6 +165,26 @@ async def test_a_ramp_waits_while_the_backend_that_gains_is_draining(caplog: pyt
         await parts.operations.undrain("b", OPS)
         last = await until(parts.journal, lambda last: last.state.models["jane"].ramp is None)
         assert last.state.models["jane"].split == {"a": 0.0, "b": 1.0}
+
+
+async def test_a_ramp_goes_on_though_the_clock_was_set_back_by_an_hour() -> None:
+    async with two_backends("split: {a: 1.0}") as router:
+        parts = parts_of(router)
+        await parts.operations.shift("jane", {"b": 1.0}, OPS, over_s=1)
+        parts.journal.now_s = lambda: time.time() - 3600
+        last = await until(parts.journal, lambda last: last.state.models["jane"].ramp is None)
+        assert last.state.models["jane"].split == {"a": 0.0, "b": 1.0}
+
+
+async def test_a_step_whose_time_has_not_come_by_the_clock_is_made_of_the_ramp_that_was_seen_alone() -> None:
+    async with two_backends("split: {a: 1.0}") as router:
+        operations = parts_of(router).operations
+        begun = await operations.shift("jane", {"b": 1.0}, OPS, over_s=7200)
+        seen = begun.state.models["jane"].ramp
+        assert await operations.step("jane") == begun
+        first = await operations.step("jane", seen)
+        assert first.state.models["jane"].split["b"] == 0.01
+        assert await operations.step("jane", seen) == first
 
 
 async def test_of_two_who_decide_about_the_same_model_at_once_one_is_told_and_nothing_is_half_applied(
