@@ -59,7 +59,8 @@ class Operations:
             for name, share in state.models[model].split.items():
                 if share > 0 and name not in served:
                     raise NotPossible(
-                        f"revision {restores} gives {name} a share, which does not serve {model} any more"
+                        f"revision {restores} gives {name} a share, which does not serve {model} any more; "
+                        "name an older revision with --to"
                     )
             return Draft(Kind.ROLLBACK, state, model, restores)
 

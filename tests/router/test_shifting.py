@@ -109,6 +109,23 @@ async def test_a_file_that_has_changed_is_later_than_the_command_and_the_same_fi
         assert set((await who_answers(router, range(10))).values()) == {"b"}
 
 
+async def test_a_state_with_a_backend_that_is_gone_is_not_gone_back_to_and_an_older_one_is(tmp_path: Path) -> None:
+    store = f"\nstore: {{url: sqlite:///{tmp_path}/crossfade.db}}\n"
+    async with two_backends("split: {a: 1.0}", store) as router:
+        await parts_of(router).operations.shift("jane", {"b": 0.5}, OPS)
+    async with Upstream(says("from a")) as a, running(config_for({"a": a.url}, "split: {a: 1.0}") + store) as router:
+        parts = parts_of(router)
+        assert parts.journal.last is not None and parts.journal.last.kind is Kind.FILE
+        with pytest.raises(NotPossible) as caught:
+            await parts.operations.rollback("jane", OPS)
+        assert str(caught.value) == (
+            "revision 2 gives b a share, which does not serve jane any more; name an older revision with --to"
+        )
+        assert parts.journal.last.number == 3
+        await parts.operations.rollback("jane", OPS, to=1)
+        assert set((await who_answers(router, range(5))).values()) == {"a"}
+
+
 async def test_two_routers_on_one_store_are_in_step_within_a_second(tmp_path: Path) -> None:
     store = f"\nstore: {{url: sqlite:///{tmp_path}/crossfade.db}}\n"
     async with two_backends(store=store) as one, two_backends(store=store) as other:
