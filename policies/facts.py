@@ -11,7 +11,7 @@ import msgspec
 class Need(StrEnum):
     """What a call asks for beyond its kind, and not every backend has; the values are the names in the configuration's `can`.
 
-    A backend without it would not refuse: it would answer poorer and say nothing of it, or blame the client.
+    A backend without it would not refuse: it would answer poorer and say nothing of it, blame the client, or fail.
     """
 
     MANY_CHOICES = "n"  # above 1
@@ -25,6 +25,7 @@ class Need(StrEnum):
     VIDEO = "video"
     FILES = "files"
     TOOLS = "tools"  # offered, and not forbidden by `tool_choice`
+    CUSTOM_TOOLS = "custom_tools"  # of chat: offered, of another type than `function`, whatever `tool_choice` says
 
 
 NO_NEEDS: frozenset[Need] = frozenset()  # of a plain call: one and the same object

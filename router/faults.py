@@ -117,7 +117,10 @@ _ASKED = {
     Need.VIDEO: "video",
     Need.FILES: "files",
     Need.TOOLS: "tools",
+    Need.CUSTOM_TOOLS: "`tools` of another type than `function`",
 }
+
+_FIELDS = {Need.CUSTOM_TOOLS: "tools"}  # of the needs that are not named as the field is
 
 
 def nobody_can(facts: CallFacts, choice: Choice) -> Fault:
@@ -134,7 +137,7 @@ def unable(facts: CallFacts, needs: Sequence[Need]) -> Fault:
     """400 for what the call asks for beyond its API and nobody has, or not the one that it names."""
     asked = " and ".join(_ASKED[need] for need in needs)
     message = f"{_who(facts)} cannot do all that this call asks for: {asked}."
-    param = _prompt_of(facts.kind) if needs[0] in MEDIA else needs[0].value
+    param = _prompt_of(facts.kind) if needs[0] in MEDIA else _FIELDS.get(needs[0], needs[0].value)
     return Fault(400, message, "invalid_request_error", "unsupported", param)
 
 

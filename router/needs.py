@@ -11,6 +11,7 @@ from backends.faults import MALFORMED
 from policies.facts import NO_NEEDS, Need
 from router.canonical_request import is_filled
 from router.multipart import FormBody
+from router.offers import has_custom
 from router.reading import CallBody, value_of
 
 # The fields of a call that may be more than text, by its kind. Where a kind is not named here, no field is read for it.
@@ -64,6 +65,8 @@ def needs_of(kind: str, body: CallBody | FormBody) -> frozenset[Need]:
     needs = set(_by_fields(kind, body.fields))
     if body.has_tools and kind in _OFFERING and not _are_forbidden(value_of(body.fields, "tool_choice")):
         needs.add(Need.TOOLS)
+    if body.has_tools and kind == "chat" and has_custom(body.fields["tools"]):
+        needs.add(Need.CUSTOM_TOOLS)
     if prompt is not None and has_media:
         needs.update(_of_pieces(body.fields.get(prompt)))
     return frozenset(needs) if needs else NO_NEEDS

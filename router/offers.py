@@ -1,10 +1,10 @@
 """The tools that a client offers: what is none is the client's to mend, whoever would answer.
 
 llama-server answers 500 to most of it, which would be charged to it; vLLM 400; both take some of it without a word (all seen). Types
-other than `function` are passed over but for their being objects: each server has its own.
+other than `function` are passed over but for their being objects: each server has its own, or none.
 
     {"type": "function", "function": {}}    400, tools[0].function.name is missing
-    {"type": "custom", …}                   the backend's to judge
+    {"type": "custom", …}                   the backend's to judge; of chat, a need that few have
 """
 
 from __future__ import annotations
@@ -49,6 +49,10 @@ class _MessagesTool(msgspec.Struct):
     input_schema: _Object | None = None
 
 
+class _OfFunction(msgspec.Struct, gc=False):
+    type: Literal["function"]
+
+
 class _Typed(msgspec.Struct):
     type: str
 
@@ -57,6 +61,7 @@ class _Untyped(msgspec.Struct):
     type: str | None = None
 
 
+_OF_FUNCTIONS = msgspec.json.Decoder(list[_OfFunction])
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 _TYPED, _UNTYPED = msgspec.json.Decoder(_Typed), msgspec.json.Decoder(_Untyped)
 # Of which type the client's own functions are.
@@ -90,6 +95,15 @@ def check_offer(kind: str, tools: msgspec.Raw) -> None:
                 function.decode(tool)
         except MALFORMED as exc:
             raise _bad_tool(f"tools[{index}]", str(exc)) from exc
+
+
+def has_custom(tools: msgspec.Raw) -> bool:
+    """Whether a chat offers a tool that is no function. The list has been looked at by `check_offer`."""
+    try:
+        _OF_FUNCTIONS.decode(tools)
+    except MALFORMED:
+        return True
+    return False
 
 
 def _items(tools: msgspec.Raw) -> list[msgspec.Raw]:

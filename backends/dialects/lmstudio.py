@@ -16,8 +16,8 @@ from backends.dialects.lists import is_same_in_lmstudio, lists_models, loaded_by
 
 # `GET /health` of LM Studio answers 200 with an error in the body to anything, so only its model list tells. A call of a name that it
 # does not know is answered by the one model that is loaded, and `model` says so (its issue 619); vLLM would answer 404. Its logprobs are
-# null, without an error (lms#60), and `n`, `best_of`, `echo`, `suffix` and `functions` are
-# in no documentation of it.
+# null, without an error (lms#60), and `n`, `best_of`, `echo`, `suffix`, `functions` and tools that are no functions are in no
+# documentation of it.
 LMSTUDIO = Dialect(
     "lmstudio",
     "/v1/models",
@@ -25,7 +25,7 @@ LMSTUDIO = Dialect(
     ("/v1/models", "/api/v0/models"),
     loaded_by_lmstudio,
     is_same_in_lmstudio,
-    lacks=MEDIA | {"n", "best_of", "logprobs", "echo", "suffix", "functions", "tokenize"},
+    lacks=MEDIA | {"n", "best_of", "logprobs", "echo", "suffix", "functions", "custom_tools", "tokenize"},
     abilities=told_by_lmstudio,
     asks={
         "max_completion_tokens": renamed("max_completion_tokens", "max_tokens"),

@@ -35,6 +35,7 @@ CallKind = Literal["chat", "completions", "embeddings", "responses", "messages",
 Ability = Literal[
     "chat", "completions", "embeddings", "responses", "messages", "count_tokens", "tokenize",
     "n", "best_of", "logprobs", "echo", "suffix", "functions", "images", "audio", "video", "files", "tools",
+    "custom_tools",
 ]  # fmt: skip
 
 # What a call is, as opposed to how it is answered, and what a backend is chosen by: never filled in for the client.

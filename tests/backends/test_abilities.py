@@ -80,10 +80,10 @@ def test_any_bytes_are_read_without_an_error(bodies: list[bytes], asked: str) ->
 
 
 MEDIA = {"images", "audio", "video", "files"}
-BEFORE_TOOLS = {"best_of", "echo", "suffix", "functions"}
+BEFORE_TOOLS = {"best_of", "echo", "suffix", "functions", "custom_tools"}
 LACKING: list[tuple[str, set[str]]] = [
     ("openai", set()),
-    ("vllm", MEDIA | {"best_of", "functions", "suffix"}),
+    ("vllm", MEDIA | {"best_of", "functions", "suffix", "custom_tools"}),
     ("llama-server", MEDIA | {"tokenize"} | BEFORE_TOOLS),
     ("lmstudio", MEDIA | {"tokenize", "n", "logprobs"} | BEFORE_TOOLS),
 ]

@@ -65,6 +65,7 @@ async def test_what_llama_server_would_drop_is_refused_and_the_chosen_tokens_log
             ("/v1/completions", PROMPT | {"suffix": "!"}, "suffix"),
             ("/v1/completions", PROMPT | {"best_of": 2}, "best_of"),
             ("/v1/chat/completions", CHAT | {"functions": [{"name": "f"}]}, "functions"),
+            ("/v1/chat/completions", CHAT | {"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools"),
         ]:
             assert await asked(router, path, fields) == (400, "unsupported", need)
         for tool in ({}, {"type": "function"}, {"type": "function", "function": {"name": 5}}):

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from policies.choose import MOST_BYTES_PER_TOKEN
+from tests.offered import A_TOOL
 from tests.running import Router, running
 from tests.upstream import Script, Upstream, answer, says, sends
 
@@ -132,7 +133,8 @@ async def test_what_lm_studio_cannot_do_goes_to_who_can_and_else_is_a_400(
         assert there.asked() == "" and response.headers["x-crossfade-attempts"] == "0"
 
 
-# what it asks, the kind of server that would drop it or take it for the client's mistake, path, fields
+CUSTOM = {"tools": [A_TOOL, {"type": "custom", "custom": {"name": "x"}}]}
+# what it asks, the kind of server that would drop it, fail at it or take it for the client's mistake, path, fields
 DROPPED: list[tuple[str, str, str, dict[str, Any]]] = [
     ("echo", "llama-server", "completions", {"prompt": "hi", "echo": True}),
     ("suffix", "llama-server", "completions", {"prompt": "hi", "suffix": "!"}),
@@ -145,6 +147,9 @@ DROPPED: list[tuple[str, str, str, dict[str, Any]]] = [
     ("suffix", "vllm", "completions", {"prompt": "hi", "suffix": "!"}),
     ("best_of", "vllm", "completions", {"prompt": "hi", "best_of": 3}),
     ("functions", "vllm", "chat/completions", {"functions": [{"name": "f"}]}),
+    ("custom_tools", "llama-server", "chat/completions", CUSTOM),
+    ("custom_tools", "lmstudio", "chat/completions", CUSTOM | {"stream": True}),
+    ("custom_tools", "vllm", "chat/completions", CUSTOM | {"tool_choice": "none"}),
 ]
 
 
@@ -165,8 +170,9 @@ async def test_what_a_server_would_drop_goes_to_another_and_else_is_a_400(
     async with stage(on(a=(kind, Upstream(whole)))) as there:
         response = await there.router.client.post(f"/v1/{path}", json=body)
         error = error_of(response)
-        assert (response.status_code, error["code"], error["param"]) == (400, "unsupported", need)
-        assert f"`{need}`" in error["message"] and there.asked() == ""
+        param = {"custom_tools": "tools"}.get(need, need)
+        assert (response.status_code, error["code"], error["param"]) == (400, "unsupported", param)
+        assert f"`{param}`" in error["message"] and there.asked() == ""
 
 
 async def test_vllm_is_taken_to_see_nothing_unless_the_configuration_says_so() -> None:

@@ -169,7 +169,6 @@ ACCEPTED: list[tuple[str, Script, dict[str, Any], str]] = [
      whole({"content": None, "tool_calls": [call_whole('{"city":"x"}'), call_whole("{")]}), ONE_ONLY, "ok"),
     ("a schema that refers elsewhere", whole({"content": '{"a":1}'}),
      {"response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "http://127.0.0.1:1/"}}}}, "not_judged"),
-    ("tools that nobody can read", whole({"content": "x"}), {"tools": [{"type": "custom", "function": 5}]}, "ok"),
 ]  # fmt: skip
 
 
@@ -181,6 +180,15 @@ async def test_what_is_an_answer_stays_where_it_is(says_what: Script, asked: dic
         heard = await stage.router.chat(**asked)
         assert (heard.status_code, heard.headers["x-crossfade-backend"]) == (200, "a"), heard.text
         assert await stage.results() == ({("a", result): 1} if result else {})
+
+
+async def test_tools_that_nobody_can_read_leave_an_answer_where_it_is() -> None:
+    async with Upstream(whole({"content": "x"})) as a, Upstream(says("from b")) as b:
+        able = config_for({"a": a.url, "b": b.url}).replace("a: real-a", "a: {name: real-a, can: {custom_tools: true}}")
+        async with running(able) as router:
+            heard = await router.chat(tools=[{"type": "custom", "function": 5}])
+            assert (heard.status_code, heard.headers["x-crossfade-backend"]) == (200, "a")
+            assert await Stage(router, a, b).results() == {("a", "ok"): 1}
 
 
 LAX = "accept: {tool_calls: any, json: any, empty: allow}"

@@ -17,6 +17,7 @@ from tests.offered import A_TOOL
 TEXT = {"type": "text", "text": "look"}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 TOOL = {"type": "function", "function": {"name": "sky"}}
+CUSTOM = {"type": "custom", "custom": {"name": "sky"}}
 QUOTED = 'Send {"type": "image_url"} or [{"type":"input_image"}] to me'
 
 
@@ -69,11 +70,15 @@ NEEDS: list[tuple[str, str, dict[str, Any], str]] = [
     ("a tool by its name", "chat", chat("hi", tools=[TOOL], tool_choice=TOOL), "tools"),
     ("tools, and nothing said of them", "chat", chat("hi", tools=[TOOL], tool_choice=None), "tools"),
     ("tools that may not be used", "chat", chat("hi", tools=[TOOL], tool_choice="none"), ""),
+    ("a tool that is no function", "chat", chat("hi", tools=[CUSTOM]), "custom_tools tools"),
+    ("a tool of a type of its own, after a function", "chat", chat("hi", tools=[TOOL, {"type": "x"}]), "custom_tools tools"),
+    ("a tool that is no function and may not be used", "chat", chat("hi", tools=[CUSTOM], tool_choice="none"), "custom_tools"),
     ("no tools", "chat", chat("hi", tools=[]), ""),
     ("a history of tool calls, and no tools", "chat", chat("hi", tool_choice="none"), ""),
     ("tools of a response", "responses", {"input": "hi", "tools": [{"type": "function", "name": "sky"}]}, "tools"),
     ("tools of a response that may not be used", "responses",
      {"input": "hi", "tools": [{"type": "function", "name": "sky"}], "tool_choice": "none"}, ""),
+    ("a tool that a response runs itself", "responses", {"input": "hi", "tools": [{"type": "web_search"}]}, "tools"),
     ("tools of a message", "messages", chat("hi", tools=[{"name": "sky"}]), "tools"),
     ("any tool of a message", "messages", chat("hi", tools=[{"name": "sky"}], tool_choice={"type": "any"}), "tools"),
     ("tools of a message that may not be used", "messages",

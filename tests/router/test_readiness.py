@@ -59,7 +59,7 @@ def test_the_report_says_what_each_backend_can_and_who_says_so() -> None:
     jane.misses(jane.bindings["b"], "responses", 1.0, "it has no such route")
     unseen = {
         name: {"can": False, "from": "dialect"}
-        for name in ("audio", "best_of", "files", "functions", "suffix", "video")
+        for name in ("audio", "best_of", "custom_tools", "files", "functions", "suffix", "video")
     }
     report = readiness(fleet).as_json()["capabilities"]
     assert report["jane"] == {
