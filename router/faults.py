@@ -106,7 +106,7 @@ def no_backend(model: str) -> Fault:
 
 
 _ASKED = {
-    Need.MANY_CHOICES: "more than one choice (`n`)",
+    Need.MANY_CHOICES: "so many choices (`n`)",
     Need.BEST_OF: "the best of several answers (`best_of`)",
     Need.ECHO: "its prompt in the answer (`echo`)",
     Need.SUFFIX: "a text that ends with its `suffix`",

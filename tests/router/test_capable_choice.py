@@ -224,7 +224,7 @@ async def test_a_refused_call_says_in_its_trail_who_lacked_what() -> None:
     ) as there:
         response = await there.router.chat(n=2, logprobs=True, headers={"x-crossfade-explain": "1"})
         assert response.headers["x-crossfade-trail"] == "nobody (a incapable: logprobs, n, b incapable: logprobs)"
-        assert "`logprobs` and more than one choice (`n`)" in error_of(response)["message"]
+        assert "`logprobs` and so many choices (`n`)" in error_of(response)["message"]
 
 
 # -- contexts ----------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def test_where_nobody_can_it_says_so_what_the_client_would_hear_and_that_the_ans
         "-  a was passed over: it lacks what the call needs: logprobs, n",
         "-  b was passed over: it lacks what the call needs: logprobs",
         "The request would be answered with an error: "
-        "The model `jane` cannot do all that this call asks for: `logprobs` and more than one choice (`n`).",
+        "The model `jane` cannot do all that this call asks for: `logprobs` and so many choices (`n`).",
     ]
     document = json.loads(CliRunner().invoke(build(), ["explain", "-c", able, "-r", "-", "--json"], input=asked).stdout)
     assert document["candidates"] == [] and "cannot do all" in document["error"] and len(document["passed_over"]) == 2
