@@ -253,7 +253,7 @@ ROWS = (
     Row("stream", "usage unasked", of_answers(Check.STREAM, answers.stream_quiet)),
     Row("usage", "sums and details", of_answers(Check.GREEDY, answers.usage)),
     Row("errors", "unknown field", answers.unknown_field),
-    Row("errors", "min_p: 3", answers.error(Check.BAD_VALUE, "A temperature of 3")),
-    Row("errors", "seed: hot", answers.error(Check.BAD_TYPE, "A temperature that is no number")),
+    Row("errors", "min_p: 3", answers.error(Check.BAD_VALUE, "A `min_p` of 3")),
+    Row("errors", "seed: hot", answers.error(Check.BAD_TYPE, "A `seed` that is no number")),
     Row("errors", "prompt too long", answers.overflow),
 )

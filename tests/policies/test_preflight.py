@@ -123,7 +123,9 @@ CANDIDATES = {
         "usage: sums and details", Check.GREEDY, replace(ANSWER, usage=Usage(30, 8, 38)), AMBER, "details"),
     "an unknown field breaks the call -> red": (
         "errors: unknown field", Check.UNKNOWN_FIELD, Heard(400, None, "extra_forbidden"), RED, "extra_forbidden"),
-    "a bad value is taken -> amber": ("errors: min_p: 3", Check.BAD_VALUE, ANSWER, AMBER, "400 bad_value on the baseline"),
+    "a bad value is taken -> amber": (
+        "errors: min_p: 3", Check.BAD_VALUE, ANSWER, AMBER, "A `min_p` of 3 is a 400 bad_value on the baseline"),
+    "a value of no number is taken -> amber": ("errors: seed: hot", Check.BAD_TYPE, ANSWER, AMBER, "A `seed` that is no number is a 400"),
     "a bad value is a failure -> red": ("errors: seed: hot", Check.BAD_TYPE, Heard(503, None, "HTTP 500"), RED, "HTTP 500"),
     "a prompt that is too long is cut -> red": ("errors: prompt too long", Check.OVERFLOW, ANSWER, RED, "cut silently"),
     "a prompt that is too long has another code -> red": (
