@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 
-from router.admin.app import build_admin
+from router.admin.app import Admin
 from router.admin.keys import AdminKeys
 from router.admin.listener import PATHS, own_listener
 from router.building import build_admission, build_fleet
@@ -48,7 +48,7 @@ class Application(FastAPI):
         self.raw_endpoints: dict[bytes, Endpoint] = {}  # connections hold it: it is changed in place
         self.serve_at(raw)
         self._elsewhere = elsewhere
-        self.admin = build_admin(parts)
+        self.admin = Admin(parts)
         self._admin_here = self.admin if own_listener(parts.config.server) is None else elsewhere
 
     def serve_at(self, raw: Table) -> None:

@@ -51,6 +51,9 @@ class RouterServer(uvicorn.Server):
     """
 
     def __init__(self, config: uvicorn.Config, admin: uvicorn.Config, app: Application, server: Server):
+        self._is_told_to_stop = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
         super().__init__(config)
         self._admin = admin
         self._doors = app.doors
@@ -58,6 +61,23 @@ class RouterServer(uvicorn.Server):
         self._server = server
         self._drain_s = server.drain_s
         self._lead_s = 0.0
+
+    @property
+    def should_exit(self) -> bool:
+        """Whether it is told to stop; uvicorn and handlers of signals set it."""
+        return self._is_told_to_stop
+
+    @should_exit.setter
+    def should_exit(self, is_told: bool) -> None:
+        self._is_told_to_stop = is_told
+        if is_told and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stopping.set)
+
+    async def main_loop(self) -> None:
+        """Until it is told to stop; at once then, where uvicorn looks ten times a second."""
+        self._loop = asyncio.get_running_loop()
+        if not await self.on_tick(0):
+            await self._stopping.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, on the admin API's own sockets too."""

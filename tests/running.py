@@ -73,7 +73,7 @@ async def _running(
     server = server_for(config, env, edge, file=file)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20, verify=False) as client:
             while not server.started:
                 if task.done():
                     task.result()
