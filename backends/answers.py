@@ -273,8 +273,9 @@ class ChunkShape:
         self._start = 0  # of the text, from the line break after a chunk's size
         self._fixed = 0  # how much longer a chunk is than its text with the quote
         self._growth = 0  # of a chunk through its new form
-        # By the length of a read that is one chunk: what it begins with, where its text begins and ends, what its new form begins with.
-        self._frames: dict[int, tuple[bytes, int, int, bytes]] = {}
+        # By the length of a read that is one chunk: where its text stands, with the quote; what comes before it and after it in the
+        # read, and in its new form.
+        self._frames: dict[int, tuple[slice, bytes, bytes, bytes, bytes]] = {}
 
     def learn(self, event: bytes, renamed: bytes) -> bool:
         """Remember the shape of one whole event with content, whose form for the client is `renamed`; whether there is one."""
@@ -303,20 +304,30 @@ class ChunkShape:
         """The chunks (of HTTP's chunked coding) at the start of `read` that have the learned shape, in the client's form and framed
         again; and how many bytes of `read` they are.
         """
-        frame = self._frames.get(len(read))
-        # One chunk, of a length that has been seen: what nearly all reads are.
-        if frame is not None and read.startswith(frame[0]) and read.endswith(self._tail):
-            text = read[frame[1] : frame[2]]
-            if text.translate(None, _PLAIN) == _QUOTE or _is_text(text):
-                kept = self.kept
-                if kept is not None:
-                    kept += text
-                    if len(kept) > self._kept_bytes:
-                        self.kept = None
-                return b"".join((frame[3], text, self._new_tail)), len(read)
-        return self._apply_all(read)
+        known = self.known(read)
+        return (known, len(read)) if known else self.apply_all(read)
 
-    def _apply_all(self, read: bytes) -> tuple[bytes, int]:
+    def known(self, read: bytes) -> bytes:
+        """The new form of a read that is one chunk, as long as one before: what nearly all reads are; b"" for any other."""
+        frame = self._frames.get(len(read))
+        if frame is None:
+            return b""
+        place, head, tail, new_head, new_tail = frame
+        text = read[place]
+        if head + text + tail != read:
+            return b""
+        # What is stripped ends at the first byte that is not plain: for a text, at the quote behind it.
+        if text.lstrip(_PLAIN) != _QUOTE and not (text.endswith(_QUOTE) and _is_text(text)):
+            return b""
+        kept = self.kept
+        if kept is not None:
+            kept += text
+            if len(kept) > self._kept_bytes:
+                self.kept = None
+        return new_head + text + new_tail
+
+    def apply_all(self, read: bytes) -> tuple[bytes, int]:
+        """As `apply`, for a read that is not `known`."""
         out: list[bytes] = []
         position = 0
         while position < len(read):
@@ -334,7 +345,8 @@ class ChunkShape:
         start, end = line_end + self._start, len(read) - len(self._tail) + 1
         size = int(read[:line_end], 16) + self._growth
         if len(self._frames) < _MOST_FRAMES and start + 1 < end:
-            self._frames[len(read)] = read[:start], start, end, b"%x%b" % (size, self._new_head)
+            new_head = b"%x%b" % (size, self._new_head)
+            self._frames[len(read)] = slice(start, end), read[:start], read[end:], new_head, self._new_tail
 
     def _apply_one(self, read: bytes, position: int) -> tuple[bytes, int]:
         line = _SIZE_LINE.match(read, position)

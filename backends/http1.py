@@ -127,8 +127,9 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._tappable and self.tap is not None:
-            taken = self.tap(data)
+        tap = self.tap
+        if tap is not None and self._tappable:
+            taken = tap(data)
             if taken == len(data):
                 return
             data = data[taken:]

@@ -119,12 +119,13 @@ class Client:
 
     def write_framed(self, chunks: bytes) -> None:
         """Write chunks that are framed already; only where `is_chunked`."""
-        if self.edge.is_gone:
+        edge = self.edge
+        if edge.is_gone:
             return
         if self._head:
             chunks = self._head + chunks
             self._head = b""
-        self.edge.transport.write(chunks)
+        edge.transport.write(chunks)
 
     def write_head(self) -> None:
         """Send the head alone, where the first piece of the body may be long in coming."""

@@ -118,6 +118,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.is_gone = False  # read for every chunk, and found sooner here than in the class
         self._raw_endpoints = getattr(self.app, "raw_endpoints", self._raw_endpoints)
         self.rest = Rest(self.timeout_keep_alive, self.loop, self._has_rested)
         self.rest.begin()

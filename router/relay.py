@@ -255,11 +255,14 @@ class StreamRelay(Relay):
 
     def _tap(self, read: bytes) -> int:
         """Offered each read of the socket once a shape is known; how much of it was known chunks, which are on their way then."""
-        chunks, taken = self._shape.apply(read)
-        if taken:
-            limit_s = self._loop.time() + self._between_tokens_s
-            self._reply.limit_s = limit_s if limit_s < self._ends_s else self._ends_s
-            self._client.write_framed(chunks)
+        chunks, taken = self._shape.known(read), len(read)
+        if not chunks:
+            chunks, taken = self._shape.apply_all(read)
+            if not chunks:
+                return 0
+        limit_s = self._loop.time() + self._between_tokens_s
+        self._reply.limit_s = limit_s if limit_s < self._ends_s else self._ends_s
+        self._client.write_framed(chunks)
         return taken
 
     def _take(self, event: Event, out: list[bytes]) -> bool:
