@@ -145,6 +145,7 @@ async def equals_the_direct_answer(router: RunningRouter, engine: Engine, *, str
     call = body("user-0", 16, stream=stream, **({"stream_options": {"include_usage": True}} if stream else {}))
     direct_call = {**call, "model": engine.role.model}
     async with client_of(router.url) as client, client_of(engine.role.url) as direct:
+        direct.headers["connection"] = "close"  # an engine closes one that rested for five seconds
         await direct.post("/v1/chat/completions", json=direct_call)  # from here on the prompt is cached for both
         expected = await direct.post("/v1/chat/completions", json=direct_call)
         answer = await client.post("/v1/chat/completions", json=call)
