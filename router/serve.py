@@ -42,6 +42,7 @@ BACKLOG = 4096  # connections the kernel keeps while the loop is busy; 2048 is u
 LEAD_S = 1.0  # Kubernetes takes an endpoint out in less; whoever polls more slowly also counts refused connections
 LAST_WORDS_S = 1.0  # to write the last event and take down the call: milliseconds, unless the client reads nothing
 LOOK_EVERY_S = 0.05
+ACCEPTED_S = 0.001  # some turns of the loop, after which a connection that was accepted in the last moment is known
 
 
 class RouterServer(uvicorn.Server):
@@ -114,6 +115,7 @@ class RouterServer(uvicorn.Server):
         await self._wait(ends_s - self._drain_s + min(self._lead_s, self._drain_s), lambda: self.force_exit)
         for listener in (*self.servers, *(sockets or ())):
             listener.close()
+        await asyncio.sleep(ACCEPTED_S)
         for connection in list(state.connections):
             connection.shutdown()
         await self._wait(ends_s, lambda: self.force_exit or not (state.connections or state.tasks))

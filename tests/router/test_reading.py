@@ -21,6 +21,7 @@ VALUES = st.recursive(
     max_leaves=12,
 )
 RULED = STEERING | {"model", "stream", "stream_options", "tools", "user", "prompt", "stop", "max_tokens"}
+RULED |= {"n", "best_of", "temperature", "top_p", "frequency_penalty", "presence_penalty", "suffix", "response_format"}
 FIELDS = st.dictionaries(TEXT.filter(lambda name: name not in RULED), VALUES)
 LAYOUTS = st.sampled_from(
     [{"separators": (",", ":")}, {}, {"indent": 2}, {"indent": 90}, {"separators": (" ,\t", "\r\n: ")}]
