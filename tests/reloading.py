@@ -25,8 +25,7 @@ class Desk:
 
     @property
     def parts(self) -> Parts:
-        parts: Parts = self.router.server.config.loaded_app.parts
-        return parts
+        return self.router.parts
 
     @property
     def fleet(self) -> Fleet:

@@ -9,12 +9,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import httpx
 import uvicorn
 
 from router.config import Config, load, loads
 from router.edge import EdgeProtocol
+from router.parts import Parts
 from router.serve import server_for
 
 MEMORY = Path("/dev/shm")  # no test of these waits for a disk
@@ -27,6 +29,15 @@ class Router:
     port: int
     client: httpx.AsyncClient
     server: uvicorn.Server
+
+    @property
+    def parts(self) -> Parts:
+        """What it is made of."""
+        app: Any = self.server.config.loaded_app
+        while not hasattr(app, "parts"):
+            app = app.app
+        parts: Parts = app.parts
+        return parts
 
     def stop(self) -> None:
         """Begin to stop it, as SIGTERM does; leaving the block waits for the end."""

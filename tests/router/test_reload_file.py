@@ -33,7 +33,7 @@ async def test_a_mounted_map_whose_link_moves_is_a_change(tmp_path: Path) -> Non
             async with asyncio.timeout(5):
                 while (await router.chat()).headers["x-crossfade-backend"] != "b":
                     await asyncio.sleep(0.05)
-            parts = router.server.config.loaded_app.parts
+            parts = router.parts
             assert not parts.file.at_next_start, "the store lies where it was"
 
 

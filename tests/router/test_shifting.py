@@ -15,20 +15,11 @@ from policies.revisions import Kind, NotPossible, Revision
 from router.journal.journal import By, Journal, KeyReused, Overtaken
 from router.journal.store import Store
 from router.operations import Operations
-from router.parts import Parts
 from tests.running import Router, config_for, running
 from tests.upstream import END, STREAM_HEAD, Connection, Received, Upstream, chunked, event, says
 
 OPS = By("ops", "the canary looks well")
 SPLIT = "split: {a: 0.95, b: 0.05}\nstick_by: [header:x-user-id]"
-
-
-def parts_of(router: Router) -> Parts:
-    app: Any = router.server.config.loaded_app
-    while not hasattr(app, "parts"):
-        app = app.app
-    parts: Parts = app.parts
-    return parts
 
 
 @asynccontextmanager
@@ -56,11 +47,11 @@ async def test_a_shift_is_in_force_with_the_next_call_adds_callers_only_and_a_ro
 ):
     async with two_backends() as router:
         before = await who_answers(router, range(100))
-        shift = await parts_of(router).operations.shift("jane", {"b": 0.5}, OPS)
+        shift = await router.parts.operations.shift("jane", {"b": 0.5}, OPS)
         assert await revision_of(router) == shift.number == 2
         during = await who_answers(router, range(100))
         assert {n for n in before if before[n] == "b"} < {n for n in during if during[n] == "b"}
-        rollback = await parts_of(router).operations.rollback("jane", OPS)
+        rollback = await router.parts.operations.rollback("jane", OPS)
         assert (rollback.restores, await revision_of(router)) == (1, 3)
         assert await who_answers(router, range(100)) == before
 
@@ -80,7 +71,7 @@ async def test_a_call_finishes_under_the_revision_that_it_started_with() -> None
     ):
         body = {"model": "jane", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
         async with router.client.stream("POST", "/v1/chat/completions", json=body) as answer:
-            await parts_of(router).operations.shift("jane", {"b": 1.0}, OPS)
+            await router.parts.operations.shift("jane", {"b": 1.0}, OPS)
             assert (await router.chat()).headers["x-crossfade-backend"] == "b"
             goes_on.set()
             text = (await answer.aread()).decode()
@@ -91,7 +82,7 @@ async def test_a_call_finishes_under_the_revision_that_it_started_with() -> None
 async def test_a_restart_finds_the_state_that_was_left_though_the_file_says_otherwise(tmp_path: Path) -> None:
     store = f"\nstore: {{url: sqlite:///{tmp_path}/crossfade.db}}\n"
     async with two_backends(store=store) as router:
-        await parts_of(router).operations.shift("jane", {"b": 1.0}, OPS)
+        await router.parts.operations.shift("jane", {"b": 1.0}, OPS)
     async with two_backends(store=store) as router:
         assert await revision_of(router) == 2
         assert set((await who_answers(router, range(10))).values()) == {"b"}
@@ -100,21 +91,21 @@ async def test_a_restart_finds_the_state_that_was_left_though_the_file_says_othe
 async def test_a_file_that_has_changed_is_later_than_the_command_and_the_same_file_is_not(tmp_path: Path) -> None:
     store = f"\nstore: {{url: sqlite:///{tmp_path}/crossfade.db}}\n"
     async with two_backends(store=store) as router:
-        await parts_of(router).operations.shift("jane", {"b": 1.0}, OPS)
+        await router.parts.operations.shift("jane", {"b": 1.0}, OPS)
     async with two_backends("split: {a: 1.0}", store) as router:
-        journal = parts_of(router).journal
+        journal = router.parts.journal
         assert [revision.kind for revision in journal.revisions] == [Kind.START, Kind.SHIFT, Kind.FILE]
         assert set((await who_answers(router, range(10))).values()) == {"a"}
-        await parts_of(router).operations.rollback("jane", OPS)
+        await router.parts.operations.rollback("jane", OPS)
         assert set((await who_answers(router, range(10))).values()) == {"b"}
 
 
 async def test_a_state_with_a_backend_that_is_gone_is_not_gone_back_to_and_an_older_one_is(tmp_path: Path) -> None:
     store = f"\nstore: {{url: sqlite:///{tmp_path}/crossfade.db}}\n"
     async with two_backends("split: {a: 1.0}", store) as router:
-        await parts_of(router).operations.shift("jane", {"b": 0.5}, OPS)
+        await router.parts.operations.shift("jane", {"b": 0.5}, OPS)
     async with Upstream(says("from a")) as a, running(config_for({"a": a.url}, "split: {a: 1.0}") + store) as router:
-        parts = parts_of(router)
+        parts = router.parts
         assert parts.journal.last is not None and parts.journal.last.kind is Kind.FILE
         with pytest.raises(NotPossible) as caught:
             await parts.operations.rollback("jane", OPS)
@@ -129,7 +120,7 @@ async def test_a_state_with_a_backend_that_is_gone_is_not_gone_back_to_and_an_ol
 async def test_two_routers_on_one_store_are_in_step_within_a_second(tmp_path: Path) -> None:
     store = f"\nstore: {{url: sqlite:///{tmp_path}/crossfade.db}}\n"
     async with two_backends(store=store) as one, two_backends(store=store) as other:
-        await parts_of(one).operations.shift("jane", {"b": 1.0}, OPS)
+        await one.parts.operations.shift("jane", {"b": 1.0}, OPS)
         async with asyncio.timeout(1):
             while await revision_of(other) != 2:
                 await asyncio.sleep(0.01)
@@ -140,7 +131,7 @@ async def test_a_backend_that_drains_takes_no_new_calls_and_one_replica_of_it_ne
     async with Upstream(says("one")) as one, Upstream(says("two")) as two, Upstream(says("b")) as b:
         text = config_for({"a": one.url, "b": b.url}).replace(f"url: {one.url}", f"urls: [{one.url}, {two.url}]")
         async with running(text) as router:
-            operations = parts_of(router).operations
+            operations = router.parts.operations
             await operations.drain(f"a/{one.url}", OPS)
             assert {(await router.chat()).json()["choices"][0]["message"]["content"] for _ in range(10)} == {"two"}
             await operations.drain("a", OPS)
@@ -154,7 +145,7 @@ async def test_a_backend_that_drains_takes_no_new_calls_and_one_replica_of_it_ne
 
 async def test_a_ramp_goes_by_itself_in_small_revisions_is_paused_resumed_and_taken_back_whole() -> None:
     async with two_backends("split: {a: 1.0}") as router:
-        parts = parts_of(router)
+        parts = router.parts
         journal, operations = parts.journal, parts.operations
         begun = await operations.shift("jane", {"b": 1.0}, OPS, over_s=3)
         await until(journal, lambda last: last.state.models["jane"].split.get("b", 0) > 0)
@@ -172,7 +163,7 @@ async def test_a_ramp_goes_by_itself_in_small_revisions_is_paused_resumed_and_ta
 
 async def test_a_ramp_waits_while_the_backend_that_gains_is_draining(caplog: pytest.LogCaptureFixture) -> None:
     async with two_backends("split: {a: 1.0}") as router:
-        parts = parts_of(router)
+        parts = router.parts
         await parts.operations.drain("b", OPS)
         begun = await parts.operations.shift("jane", {"b": 1.0}, OPS, over_s=1)
         async with asyncio.timeout(5):
@@ -186,7 +177,7 @@ async def test_a_ramp_waits_while_the_backend_that_gains_is_draining(caplog: pyt
 
 async def test_a_ramp_goes_on_though_the_clock_was_set_back_by_an_hour() -> None:
     async with two_backends("split: {a: 1.0}") as router:
-        parts = parts_of(router)
+        parts = router.parts
         await parts.operations.shift("jane", {"b": 1.0}, OPS, over_s=1)
         parts.journal.now_s = lambda: time.time() - 3600
         last = await until(parts.journal, lambda last: last.state.models["jane"].ramp is None)
@@ -195,7 +186,7 @@ async def test_a_ramp_goes_on_though_the_clock_was_set_back_by_an_hour() -> None
 
 async def test_a_step_whose_time_has_not_come_by_the_clock_is_made_of_the_ramp_that_was_seen_alone() -> None:
     async with two_backends("split: {a: 1.0}") as router:
-        operations = parts_of(router).operations
+        operations = router.parts.operations
         begun = await operations.shift("jane", {"b": 1.0}, OPS, over_s=7200)
         seen = begun.state.models["jane"].ramp
         assert await operations.step("jane") == begun
@@ -210,16 +201,13 @@ async def test_of_two_who_decide_about_the_same_model_at_once_one_is_told_and_no
     store = f"\nstore: {{url: sqlite:///{tmp_path}/crossfade.db}}\n"
     async with two_backends(store=store) as one, two_backends(store=store) as other:
         results = await asyncio.gather(
-            *(
-                parts_of(router).operations.shift("jane", {"b": n / 10}, OPS)
-                for n, router in enumerate((one, other), 3)
-            ),
+            *(router.parts.operations.shift("jane", {"b": n / 10}, OPS) for n, router in enumerate((one, other), 3)),
             return_exceptions=True,
         )
         made = [result for result in results if isinstance(result, Revision)]
         told = [result for result in results if isinstance(result, Overtaken)]
-        await parts_of(one).journal.catch_up()
-        last = parts_of(one).journal.last
+        await one.parts.journal.catch_up()
+        last = one.parts.journal.last
         assert last is not None and last in made and last.number == 1 + len(made)
         assert len(made) + len(told) == 2
         for each in told:
@@ -228,7 +216,7 @@ async def test_of_two_who_decide_about_the_same_model_at_once_one_is_told_and_no
 
 async def test_whoever_names_the_revision_that_they_saw_is_told_what_happened_since() -> None:
     async with two_backends() as router:
-        operations = parts_of(router).operations
+        operations = router.parts.operations
         await operations.shift("jane", {"b": 0.2}, By("ann", "", expected=1))
         with pytest.raises(Overtaken, match="revision 2 was made meanwhile: shift of jane by ann"):
             await operations.shift("jane", {"b": 0.3}, By("bob", "", expected=1))
@@ -237,7 +225,7 @@ async def test_whoever_names_the_revision_that_they_saw_is_told_what_happened_si
 
 async def test_the_same_request_twice_makes_one_revision_and_its_key_serves_no_other() -> None:
     async with two_backends() as router:
-        operations = parts_of(router).operations
+        operations = router.parts.operations
         once = By("ops", "", key="k1", asked="shift b .2")
         first = await operations.shift("jane", {"b": 0.2}, once)
         await operations.shift("jane", {"b": 0.3}, OPS)
@@ -249,7 +237,7 @@ async def test_the_same_request_twice_makes_one_revision_and_its_key_serves_no_o
 
 async def test_a_shift_to_the_shares_that_are_there_makes_no_revision() -> None:
     async with two_backends() as router:
-        shift = await parts_of(router).operations.shift("jane", {"b": 0.05}, OPS)
+        shift = await router.parts.operations.shift("jane", {"b": 0.05}, OPS)
         assert (shift.number, shift.kind) == (1, Kind.START)
 
 
@@ -268,7 +256,7 @@ async def test_a_shift_to_the_shares_that_are_there_makes_no_revision() -> None:
 async def test_what_cannot_be_is_refused_in_one_sentence_and_changes_nothing(ask: Any, said: str) -> None:
     async with two_backends() as router:
         with pytest.raises(NotPossible, match=said):
-            await ask(parts_of(router).operations)
+            await ask(router.parts.operations)
         assert await revision_of(router) == 1
 
 
@@ -276,7 +264,7 @@ async def test_a_store_that_cannot_be_used_costs_no_call_and_is_caught_up_with_w
     folder = tmp_path / "later"
     store = f"\nstore: {{url: sqlite:///{folder}/crossfade.db}}\n"
     async with two_backends("split: {b: 1.0}", store) as router:
-        parts = parts_of(router)
+        parts = router.parts
         assert (
             set((await who_answers(router, range(5))).values()) == {"b"} and "cannot be used" in parts.journal.trouble
         )

@@ -8,27 +8,17 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from router.journal.journal import By
 from router.journal.store import StoreFailed
-from router.parts import Parts
 from tests.postgres import Server
 from tests.postgres import running as postgres_running
 from tests.running import Router, config_for, running
 from tests.upstream import Upstream, says
 
 OPS = By("ops", "the canary looks well")
-
-
-def parts_of(router: Router) -> Parts:
-    app: Any = router.server.config.loaded_app
-    while not hasattr(app, "parts"):
-        app = app.app
-    parts: Parts = app.parts
-    return parts
 
 
 @asynccontextmanager
@@ -50,12 +40,12 @@ async def answering(router: Router) -> tuple[str, int]:
 
 
 async def shift(router: Router, backend: str) -> int:
-    return (await parts_of(router).operations.shift("jane", {backend: 1.0}, OPS)).number
+    return (await router.parts.operations.shift("jane", {backend: 1.0}, OPS)).number
 
 
 async def until_well(router: Router) -> None:
     async with asyncio.timeout(2):
-        while parts_of(router).journal.trouble:
+        while router.parts.journal.trouble:
             await asyncio.sleep(0.01)
 
 
@@ -99,7 +89,7 @@ async def test_a_file_that_breaks_under_a_router_or_between_two_loses_no_revisio
     async with two_backends(f"sqlite:///{path}") as router:
         assert await answering(router) == ("a", number)
         assert await shift(router, "b") == number + 1
-        rolled_back = await parts_of(router).operations.rollback("jane", OPS)
+        rolled_back = await router.parts.operations.rollback("jane", OPS)
         assert await answering(router) == ("a", rolled_back.number)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -181,14 +184,28 @@ def test_a_written_file_keeps_its_mode_and_a_link_to_it_stays_a_link(tmp_path: P
 
 
 def test_a_file_in_a_folder_that_cannot_be_written_is_refused_beforehand(tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may write everywhere")
     file = tmp_path / "crossfade.yaml"
-    file.write_text(FILE)
-    tmp_path.chmod(0o500)
-    with pytest.raises(NotEditable, match="cannot be written: you may not write it, or not into its folder"):
+    refused = pytest.raises(NotEditable, match="cannot be written: you may not write it, or not into its folder")
+    with only_to_be_read(tmp_path, lambda: file.write_text(FILE)), refused:
         check_editable(file, "jane", {"vllm": 0.5})
-    tmp_path.chmod(0o700)
+
+
+@contextmanager
+def only_to_be_read(folder: Path, fill: Callable[[], object]) -> Iterator[None]:
+    """A folder that nobody may write into once it is filled: rights stop everybody but root, who needs a disk for it."""
+    if os.geteuid() != 0:
+        fill()
+        folder.chmod(0o500)
+        yield
+        folder.chmod(0o700)
+        return
+    subprocess.run(["mount", "-t", "tmpfs", "none", folder], check=True)
+    try:
+        fill()
+        subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_a_file_that_is_not_there_is_refused_beforehand(tmp_path: Path) -> None:
