@@ -94,9 +94,7 @@ async def test_an_admin_key_is_no_key_of_clients() -> None:
 async def test_a_key_that_is_in_both_places_is_a_key_of_clients_alone() -> None:
     async with administered(env={**ENV, "CROSSFADE_KEYS": CLIENT}) as admin:
         router = admin.router
-        router.parts.admin_keys._operator = digest(
-            CLIENT
-        )  # as when the kept key is given to clients
+        router.parts.admin_keys._operator = digest(CLIENT)  # as when the kept key is given to clients
         assert error_of(await Admin(router, CLIENT).get("status")) == (403, "not_an_admin_key")
 
 
