@@ -3,7 +3,7 @@
     endpoint -> dispatch -> (choose -> attempt -> backend) -> relay -> record
 
 Where a backend is chosen: `policies.choose`, once, as an ordered list of candidates with reasons; a call about a stored response goes to
-the one that holds it (`call.held`).
+the one that holds it (`call.held`). A change of the shares meanwhile moves no call that has chosen (`call.revision`).
 When a call moves: after an attempt that failed before the commit, and only as `policies.retry.next_step` says.
 When a second attempt runs beside a slow first one: where the model has `hedge` (`router.race`); whoever has content first goes on.
 When it stops moving: with the first content sent to the client (`client.has_begun`), with the deadline, or when the list is used up.
