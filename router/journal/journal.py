@@ -139,14 +139,16 @@ class Journal:
         """
         async with self._changing:
             await self._catch_up()
+            draft, seen = None, self._number
             while True:
                 if (done := await self._made_before(by)) is not None:
-                    return done
+                    return done  # also where the same request came in twice, at two workers
                 if by.expected is not None and self._number != by.expected:
-                    raise Overtaken(
-                        [each for each in self.revisions if each.number > by.expected] or self.revisions[-1:]
-                    )
-                before, number = self.last, self._number
+                    raise Overtaken(self._since(by.expected) or self.revisions[-1:])
+                theirs = self._since(seen)
+                if draft is not None and any(_is_in_the_way(each, draft) for each in theirs):
+                    raise Overtaken(theirs)
+                before, seen = self.last, self._number
                 draft = make(self.revisions)
                 if draft is None or (draft.file is None and before is not None and draft.state == before.state):
                     assert before is not None, "the first revision is always made"
@@ -156,14 +158,7 @@ class Journal:
                     await self._told(self.store.append(kept))
                 except Conflict:
                     await self._catch_up()
-                    theirs = [each for each in self.revisions if each.number > number]
-                    if by.expected is None and not any(_is_in_the_way(each, draft) for each in theirs):
-                        continue
-                    if (
-                        done := await self._made_before(by)
-                    ) is not None:  # the same request came in twice, at two workers
-                        return done
-                    raise Overtaken(theirs) from None
+                    continue
                 self._take([kept])
                 return kept.revision
 
@@ -200,6 +195,9 @@ class Journal:
     @property
     def _number(self) -> int:
         return self.revisions[-1].number if self.revisions else 0
+
+    def _since(self, number: int) -> list[Revision]:
+        return [each for each in self.revisions if each.number > number]
 
     def _revision(self, draft: Draft, by: By) -> Revision:
         return Revision(
